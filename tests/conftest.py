@@ -1,0 +1,48 @@
+"""Fixtures that several test folders share: real recordings, random checkpoints, built bundles."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("CLAPRT_TEST_DATA", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_audio() -> Path:
+    """A folder of real recordings (speech, bird, trumpet, orchestra, celesta)."""
+    folder = SHARED / "audio"
+    if not folder.is_dir():
+        pytest.skip(f"no recordings in {folder}; set CLAPRT_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_fsdd() -> Path:
+    """A folder with the Free Spoken Digit Dataset."""
+    folder = SHARED / "fsdd"
+    if not folder.is_dir():
+        pytest.skip(f"no spoken digits in {folder}; set CLAPRT_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the unfused demo checkpoint, built once. Read only: copy it to change it."""
+    return _built("demo", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def demo_fused_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the fused demo checkpoint, built once. Read only."""
+    return _built("demo-fused", tmp_path_factory)
+
+
+def _built(source: str, factory: pytest.TempPathFactory) -> Path:
+    from claprt_export.build import build
+
+    path = factory.mktemp(source) / "bundle"
+    build(source, path)
+    return path
