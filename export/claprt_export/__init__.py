@@ -1,0 +1,1 @@
+"""claprt_export: a CLAP checkpoint becomes a bundle. The only package of the project that imports torch."""

@@ -1,0 +1,126 @@
+"""From a deployment tower to an ONNX file, and the checks that every exported graph must pass."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from claprt.errors import ExportError
+from claprt_export.checkpoint import Checkpoint
+from claprt_export.towers import AudioTower, TextTower
+
+OPSET = 20
+# A protobuf cannot be larger; a graph above this keeps its weights in a file beside it.
+PROTOBUF_LIMIT = (2 << 30) - (1 << 20)
+# Operations whose result shape depends on data, that branch, or that engines execute badly.
+FORBIDDEN_OPS = frozenset(
+    {"NonZero", "ScatterND", "ScatterElements", "Scatter", "Resize", "Upsample", "If", "Loop", "Scan", "Unique"}
+    | {"Compress", "NonMaxSuppression"}
+)
+
+
+def export_audio_tower(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the audio tower: `input_features` (batch, channels, frames, mels), [`is_longer`] -> `audio_embeds`."""
+    tower = AudioTower(checkpoint.model, checkpoint.log_mel.frames).eval()
+    channels = 4 if checkpoint.fusion else 1
+    features = torch.full((2, channels, checkpoint.log_mel.frames, checkpoint.log_mel.n_mels), -30.0)
+    batch = torch.export.Dim("batch", min=1)
+    args: tuple[torch.Tensor, ...] = (features,)
+    dynamic: dict[str, Any] = {"input_features": {0: batch}}
+    if checkpoint.fusion:
+        args = (features, torch.tensor([[True], [False]]))
+        dynamic["is_longer"] = {0: batch}
+    _export(tower, args, dynamic, "audio_embeds", path)
+
+
+def export_text_tower(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the text tower: `input_ids`, `attention_mask` (batch, tokens) int64 -> `text_embeds`."""
+    tower = TextTower(checkpoint.model).eval()
+    ids = torch.full((2, 16), 3, dtype=torch.int64)
+    shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("tokens", min=1, max=tower.max_tokens)}
+    dynamic = {"input_ids": shape, "attention_mask": shape}
+    _export(tower, (ids, torch.ones_like(ids)), dynamic, "text_embeds", path)
+
+
+def _export(
+    tower: torch.nn.Module, args: tuple[torch.Tensor, ...], dynamic: dict[str, Any], output: str, path: Path
+) -> None:
+    # The exporter announces every torchvision operator that it cannot find, and its own deprecations.
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                tower,
+                args,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=dynamic,
+                input_names=list(dynamic),
+                output_names=[output],
+                verbose=False,
+            )
+    finally:
+        exporter_log.setLevel(level)
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    save(model, path)
+    check(path, inputs=list(dynamic), output=output)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes for debugging: stack traces with this machine's paths, and unused nodes."""
+    graph = model.graph
+    for item in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    del graph.value_info[:]
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    kept = [node for node in graph.node if used & set(node.output)]
+    del graph.node[:]
+    graph.node.extend(kept)
+    model.producer_name, model.producer_version = "claprt", ""
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph; its weights go into `<name>.data` beside it only when they do not fit into a protobuf."""
+    if model.ByteSize() < PROTOBUF_LIMIT:
+        onnx.save_model(model, str(path))
+        return
+    onnx.save_model(
+        model,
+        str(path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=path.name + ".data",
+        size_threshold=1024,
+    )
+
+
+def check(path: Path, inputs: Sequence[str], output: str) -> None:
+    """Check a written graph.
+
+    Raises:
+        ExportError: `onnx.checker` objects, the graph has an operation of `FORBIDDEN_OPS` or of another domain, or its
+            inputs or outputs are not the ones of the bundle format.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # the checker raises several unrelated types
+        raise ExportError(f"the exported graph is not valid ONNX: {path.name}: {str(error).splitlines()[0]}") from error
+    graph = onnx.load(str(path), load_external_data=False).graph
+    bad = sorted({node.op_type for node in graph.node if node.op_type in FORBIDDEN_OPS or node.domain})
+    if bad:
+        raise ExportError(f"the exported graph has operations that a bundle must not have: {path.name}: {bad}")
+    found = [value.name for value in graph.input], [value.name for value in graph.output]
+    if found != (list(inputs), [output]):
+        raise ExportError(f"the exported graph has other inputs or outputs than asked for: {path.name}: {found}")

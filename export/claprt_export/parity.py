@@ -1,0 +1,208 @@
+"""Proof that a bundle computes what its checkpoint computes: transformers on one side, the claprt runtime on the other.
+
+Both sides start from the same waveforms and texts and share nothing: transformers' feature extractor, tokenizer and
+model here; log-Mel, tokenizer and engine of the runtime there. For sounds longer than a clip transformers chooses crops
+at random; there the reference gets the runtime's log-Mel, and the tower alone is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from claprt import recipes
+from claprt.audio_io import open_audio
+from claprt.errors import AudioError, ExportError
+from claprt.log_mel import LogMel
+from claprt.model import Clap
+from claprt.resample import resample_blocks
+from claprt.spec import LogMelSpec
+from claprt_export.checkpoint import Checkpoint
+from claprt_export.demo import sounds
+
+# Bounds of FP32 against PyTorch, for the worst vector.
+FP32_MIN_COSINE = 0.999999
+FP32_MAX_ABS = 1e-5
+
+TEXTS = (
+    "a dog barking",
+    "This is a sound of rain.",
+    "Thunder rolls over the sea while a church bell strikes in the distance",
+    "siren",
+    "Someone whistles a tune, a door slams, and footsteps fade away down a long stone corridor.",
+    "naïve café, 2×4 — ¿qué? 你好 🎺",
+    "a person saying the digit seven",
+    "engine " * 30,
+    "An old wooden clock ticks slowly on the wall, a kettle begins to boil, children laugh outside, and then, all at "
+    "once, the radio starts to play a waltz by a small string orchestra recorded long ago in a large and empty hall.",
+)
+_SOUND_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of unit vectors, row by row.
+
+    Attributes:
+        count: rows.
+        worst_cosine: smallest cosine between a row and its reference.
+        max_abs: largest absolute difference of an element.
+        mean_cross_cosine: mean cosine between different reference rows. Near 1 the comparison would prove nothing.
+    """
+
+    count: int
+    worst_cosine: float
+    max_abs: float
+    mean_cross_cosine: float
+
+    @staticmethod
+    def of(found: NDArray[np.float32], reference: NDArray[np.float32]) -> Comparison:
+        """Compare (n, dim) unit vectors in float64."""
+        a, b = (x.astype(np.float64) for x in (found, reference))
+        cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+        cross = (b @ b.T)[~np.eye(len(b), dtype=bool)]
+        return Comparison(
+            len(a), float(cosines.min()), float(np.abs(a - b).max()), float(cross.mean()) if cross.size else 1.0
+        )
+
+    def within_fp32_bounds(self) -> bool:
+        """Whether the FP32 bounds hold (a NaN does not)."""
+        return self.worst_cosine >= FP32_MIN_COSINE and self.max_abs <= FP32_MAX_ABS
+
+    def __str__(self) -> str:
+        return (
+            f"{self.count} inputs, worst cosine {self.worst_cosine:.9f}, max abs {self.max_abs:.2e}, "
+            f"mean cosine between different inputs {self.mean_cross_cosine:.3f}"
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a bundle's variant was compared on and with what result."""
+
+    inputs: str
+    audio: Comparison
+    text: Comparison
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+
+def verification_sounds(spec: LogMelSpec, directory: Path | None) -> tuple[str, list[NDArray[np.float32]]]:
+    """The waveforms that a build is verified on, at the model's rate, and a description of them.
+
+    Every kind of demo sound at several lengths, silence, one sample, a sound longer than a clip, and, where a directory
+    of recordings is given, each of them (at most 64, the first 40 s).
+
+    Raises:
+        AudioError: the directory has no sounds.
+    """
+    result = [
+        sounds.render(kind, seed=7_000_000 + index, duration=(0.4, 3.3, 7.0, 10.0)[index % 4])
+        for index, kind in enumerate(sounds.KINDS)
+    ]
+    result += [np.zeros(48_000, np.float32), np.full(1, 0.5, np.float32), sounds.render("rain", 7_100_000, 23.0)]
+    description = f"{len(result)} synthesised sounds"
+    if directory is not None:
+        paths = sorted(p for p in directory.rglob("*") if p.suffix.lower() in _SOUND_SUFFIXES)[:64]
+        if not paths:
+            raise AudioError(f"no recordings: {directory}: no file ends in {', '.join(sorted(_SOUND_SUFFIXES))}")
+        result += [_read(path, spec) for path in paths]
+        description += f", {len(paths)} recordings"
+    return description, result
+
+
+def _read(path: Path, spec: LogMelSpec, seconds: float = 40.0) -> NDArray[np.float32]:
+    """The beginning of a recording, mono, at the model's rate."""
+    limit = int(seconds * spec.sampling_rate)
+    parts: list[NDArray[np.float32]] = []
+    with open_audio(path) as source:
+        for block in resample_blocks(source.blocks(), source.sampling_rate, spec.sampling_rate):
+            parts.append(block)
+            if sum(map(len, parts)) >= limit:
+                break
+    return np.concatenate(parts)[:limit]
+
+
+def verify_fp32(
+    checkpoint: Checkpoint,
+    clap: Clap,
+    description: str,
+    waveforms: Sequence[NDArray[np.float32]],
+    tick: Callable[[], None],
+) -> Verification:
+    """Compare a loaded bundle with its checkpoint.
+
+    Raises:
+        ExportError: a bound is missed. The message has the figures.
+    """
+    found, reference = [], []
+    for waveform in waveforms:
+        audio_found, audio_reference = _audio_pair(checkpoint, clap, waveform)
+        found.append(audio_found)
+        reference.append(audio_reference)
+        tick()
+    audio = Comparison.of(np.stack(found), np.stack(reference))
+    text = Comparison.of(clap.embed_text(TEXTS), reference_texts(checkpoint, TEXTS))
+    for tower, comparison in (("audio", audio), ("text", text)):
+        if not comparison.within_fp32_bounds():
+            raise ExportError(
+                f"the exported {tower} tower misses the FP32 bounds against transformers: {comparison}; needed: worst "
+                f"cosine >= {FP32_MIN_COSINE}, max abs <= {FP32_MAX_ABS:g}; please report this checkpoint"
+            )
+    return Verification(f"{description}, {len(TEXTS)} texts", audio, text)
+
+
+def _audio_pair(
+    checkpoint: Checkpoint, clap: Clap, waveform: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """One waveform through the runtime and through transformers."""
+    spec = checkpoint.log_mel
+    if len(waveform) <= spec.clip_samples:
+        return clap.embed_audio(waveform)[0], reference_audio(checkpoint, waveform)
+    recipe = "fusion" if checkpoint.fusion else "head"
+    channels = 4 if checkpoint.fusion else 1
+    with open_audio(waveform, spec.sampling_rate) as source:
+        (clip,) = recipes.clips(source, spec, recipe, channels)
+    features = recipes.features(clip, LogMel(spec), channels)
+    found = clap.embed_audio(waveform, recipe=recipe)[0]
+    return found, reference_tower(checkpoint, features[None], np.array([[clip.is_longer]]))[0]
+
+
+def reference_audio(checkpoint: Checkpoint, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Transformers' vector of a sound that fits into one clip, (dim,). `is_longer` is False, as it truly is."""
+    extracted = checkpoint.feature_extractor(
+        waveform, sampling_rate=checkpoint.log_mel.sampling_rate, return_tensors="np"
+    )
+    features = np.asarray(extracted["input_features"], dtype=np.float32)
+    return reference_tower(checkpoint, features, np.zeros((1, 1), dtype=np.bool_))[0]
+
+
+def reference_tower(
+    checkpoint: Checkpoint, features: NDArray[np.float32], is_longer: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Transformers' vectors of log-Mel inputs, (n, dim)."""
+    with torch.inference_mode():
+        output = checkpoint.model.get_audio_features(
+            input_features=torch.from_numpy(features), is_longer=torch.from_numpy(is_longer)
+        )
+    return np.asarray(output.pooler_output.numpy())
+
+
+def reference_texts(checkpoint: Checkpoint, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Transformers' vectors of texts, (n, dim)."""
+    tokens = checkpoint.tokenizer(
+        list(texts), padding=True, truncation=True, max_length=checkpoint.max_tokens, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        output = checkpoint.model.get_text_features(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        )
+    return np.asarray(output.pooler_output.numpy())

@@ -1,0 +1,134 @@
+"""`build`: the bundle is whole, verified and equal to its checkpoint end to end, or it is not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import claprt
+from claprt.bundle import open_bundle
+from claprt.errors import AudioError, ClaprtError, ExportError, OptionError
+from claprt_export import parity
+from claprt_export.build import build
+from claprt_export.checkpoint import load_checkpoint
+from claprt_export.random_checkpoint import save_random_checkpoint
+
+
+def left_over(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir() if path.name != "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_checkpoint(tmp_path_factory.mktemp("random") / "checkpoint", "tiny")
+
+
+@pytest.mark.parametrize("name", ["demo_bundle", "demo_fused_bundle"])
+def test_demo_bundle(request: pytest.FixtureRequest, name: str) -> None:
+    """All files and no others; the bounds hold and are in the manifest; different sounds have different vectors."""
+    path: Path = request.getfixturevalue(name)
+    manifest = open_bundle(path).manifest
+    assert left_over(path) == ["audio.fp32.onnx", "manifest.json", "text.fp32.onnx", "tokenizer.json"]
+    result = manifest.verification["fp32"]
+    for tower in ("audio", "text"):
+        assert result[tower]["worst_cosine"] >= 0.999999
+        assert result[tower]["max_abs"] <= 1e-5
+        assert result[tower]["mean_cross_cosine"] < 0.9
+    assert manifest.audio.default_recipe == ("fusion" if manifest.audio.fusion else "windows")
+    assert {"torch", "transformers", "onnx", "claprt", "created"} <= set(manifest.provenance)
+
+
+def test_recordings_and_speech_are_embedded_as_transformers_does(
+    demo_bundle: Path, shared_audio: Path, shared_fsdd: Path
+) -> None:
+    """End to end on real recordings, waveform to vector, with nothing of the runtime on the reference side."""
+    source = load_checkpoint("demo")
+    clap = claprt.load(demo_bundle)
+    waveforms = [
+        parity._read(path, source.log_mel, seconds=10.0)
+        for path in [*sorted(shared_audio.glob("*.ogg")), *sorted(shared_fsdd.glob("*_3.wav"))[:10]]
+    ]
+    found = clap.embed_audio(list(waveforms), sampling_rate=48_000)
+    expected = np.stack([parity.reference_audio(source, waveform) for waveform in waveforms])
+    assert parity.Comparison.of(found, expected).within_fp32_bounds()
+
+
+def test_missed_bound_leaves_nothing_behind(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "FP32_MAX_ABS", 0.0)
+    with pytest.raises(ExportError, match="misses the FP32 bounds"):
+        build(str(checkpoint), tmp_path / "bundle")
+    assert left_over(tmp_path) == []
+
+
+def test_existing_output(checkpoint: Path, tmp_path: Path) -> None:
+    """Not touched without `replace`; replaced whole with it; and never when it is something else."""
+    output = tmp_path / "bundle"
+    build(str(checkpoint), output)
+    before = (output / "manifest.json").read_text()
+    with pytest.raises(OptionError, match="exists"):
+        build(str(checkpoint), output)
+    (output / "stray").touch()
+    build(str(checkpoint), output, replace=True)
+    assert not (output / "stray").exists()
+    assert json.loads(before)["model"] == json.loads((output / "manifest.json").read_text())["model"]
+    assert left_over(tmp_path) == ["bundle"]
+    other = tmp_path / "precious"
+    other.mkdir()
+    (other / "thesis.txt").touch()
+    with pytest.raises(OptionError, match="not a bundle"):
+        build(str(checkpoint), other, replace=True)
+    assert (other / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a sound"])
+def test_bad_recordings(checkpoint: Path, tmp_path: Path, content: bytes | None) -> None:
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    if content is not None:
+        (recordings / "a.wav").write_bytes(content)
+    with pytest.raises(AudioError):
+        build(str(checkpoint), tmp_path / "bundle", recordings=recordings)
+    assert left_over(tmp_path) == ["recordings"]
+
+
+def test_bundles_are_reproducible(checkpoint: Path, tmp_path: Path) -> None:
+    """Two builds of a checkpoint differ in their date only."""
+    manifests = []
+    for name in ("a", "b"):
+        build(str(checkpoint), tmp_path / name)
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        del manifest["provenance"]["created"]
+        manifests.append(manifest)
+    assert manifests[0] == manifests[1]
+
+
+def test_local_paths_stay_out_of_the_bundle(checkpoint: Path, demo_bundle: Path, tmp_path: Path) -> None:
+    build(str(checkpoint), tmp_path / "bundle")
+    text = (tmp_path / "bundle" / "manifest.json").read_text()
+    assert str(checkpoint.parent) not in text
+    assert open_bundle(tmp_path / "bundle").manifest.model.source == "checkpoint"
+    assert open_bundle(demo_bundle).manifest.model.source == "demo"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("size", "fusion"), [("htsat-tiny", False), ("htsat-tiny", True), ("htsat-base", False), ("htsat-base", True)]
+)
+def test_full_size(tmp_path: Path, shared_audio: Path, size: str, fusion: bool) -> None:
+    """The released architectures at full size, end to end, on real recordings, within the FP32 bounds."""
+    source = save_random_checkpoint(tmp_path / "checkpoint", size, fusion)
+    manifest = build(str(source), tmp_path / "bundle", recordings=shared_audio)
+    assert manifest.model.embedding_dim == 512
+    assert manifest.verification["fp32"]["audio"]["mean_cross_cosine"] < 0.95
+    clap = claprt.load(tmp_path / "bundle")
+    vectors = clap.embed_audio(sorted(shared_audio.glob("*.ogg")))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+
+
+def test_no_option_skips_the_verification() -> None:
+    with pytest.raises(TypeError):
+        build("demo", Path("x"), verify=False)  # type: ignore[call-arg]
+    assert issubclass(ExportError, ClaprtError)
