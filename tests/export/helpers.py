@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,16 +27,14 @@ class Exported:
 
 
 def features_of(checkpoint: Checkpoint, files: list[Path], count: int) -> NDArray[np.float32]:
-    """Log-Mel inputs, (count, channels, frames, mels), of windows of real recordings; fused ones with true crops."""
+    """Log-Mel inputs, (count, channels, frames, mels), of clips of real recordings; fused ones with true crops."""
     spec, log_mel = checkpoint.log_mel, LogMel(checkpoint.log_mel)
     channels = 4 if checkpoint.fusion else 1
     result: list[NDArray[np.float32]] = []
-    for file in files:
-        with open_audio(file) as source:
-            for recipe in ("fusion", "windows") if checkpoint.fusion else ("windows",):
-                for clip in recipes.clips(source, spec, recipe, channels):
-                    result.append(recipes.features(clip, log_mel, channels))
-                    if len(result) % max(1, count // len(files) + 1) == 0:
-                        break
+    for recipe in ("fusion", "windows") if checkpoint.fusion else ("windows",):
+        for file in files:
+            with open_audio(file) as source:
+                few = itertools.islice(recipes.clips(source, spec, recipe, channels), 3)
+                result += [recipes.features(clip, log_mel, channels) for clip in few]
     assert len(result) >= count
     return np.stack(result[:count])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from claprt.errors import ExportError
 from claprt_export import graph
@@ -62,7 +62,7 @@ def test_forbidden_operations_are_found(tmp_path: Path) -> None:
 
 def test_weights_go_beside_the_graph_only_when_they_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph over the protobuf limit (lowered here) keeps its weights in one file beside it and stays loadable."""
-    weight = helper.make_tensor("w", TensorProto.FLOAT, [1000, 4], np.ones(4000, np.float32))
+    weight = numpy_helper.from_array(np.ones((1000, 4), np.float32), "w")
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1000])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
     model = helper.make_model(

@@ -1,0 +1,5 @@
+"""`python -m claprt`."""
+
+from claprt.cli.main import run
+
+run()

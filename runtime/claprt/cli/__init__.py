@@ -1,0 +1,1 @@
+"""The command line: `claprt build | info | classify | embed | doctor`."""

@@ -1,0 +1,281 @@
+"""Arguments, errors and exit codes of the `claprt` command.
+
+Exit codes: 0 all done; 1 done, but some inputs could not be used (each is reported on stderr); 2 nothing done: wrong
+usage, or an error; 130 interrupted; 143 terminated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from claprt._version import __version__
+from claprt.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, report_error
+from claprt.engines.select import BACKENDS
+from claprt.errors import ClaprtError, ClaprtWarning
+from claprt.spec import PRECISIONS, RECIPES
+
+_EPILOG = "exit codes: 0 all done; 1 done, but some inputs could not be used; 2 error, nothing done; 130 interrupted"
+
+
+def run() -> None:
+    """Entry point of the `claprt` command."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code. `argv` is without the program's name."""
+    _prepare_streams()
+    try:
+        try:
+            args = _parser().parse_args(argv)
+            with _one_line_warnings(), _terminable():
+                code: int = args.run(args)
+                return code
+        finally:
+            sys.stdout.flush()
+    except ClaprtError as error:
+        report_error(str(error))
+        return EXIT_ERROR
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing to report, and nothing more to flush.
+        _discard_stdout()
+        return EXIT_ERROR
+    except OSError as error:  # the disk behind stdout is full, a path that the system refuses, ...
+        where = "" if error.filename is None else f": {error.filename}"
+        report_error(f"{error.strerror or error}{where}")
+        _discard_stdout()
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        report_error("interrupted")
+        return EXIT_INTERRUPTED
+
+
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with it closed (`>&-`)
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (for the whole process)
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be valid in the terminal's encoding
+
+
+def _discard_stdout() -> None:
+    """Let what is still buffered for stdout go nowhere: Python would fail once more to write it at exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Show claprt's own warnings as lines of ours; leave the others as they are."""
+    show = warnings.showwarning
+
+    def one_line(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object, **named: object
+    ) -> None:
+        if issubclass(category, ClaprtWarning):
+            print(f"claprt: warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, filename, lineno)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ClaprtWarning)
+        warnings.showwarning = one_line
+        yield
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind the stack as SIGINT does, so that nothing half-written stays behind.
+
+    A signal that arrives while Python runs a destructor raises in there and is lost: it is then sent once more.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(EXIT_TERMINATED)
+
+    def lost(what: sys.UnraisableHookArgs) -> None:
+        if not isinstance(what.exc_value, (KeyboardInterrupt, SystemExit)):
+            show(what)
+            return
+        number = signal.SIGINT if isinstance(what.exc_value, KeyboardInterrupt) else signal.SIGTERM
+        again = threading.Timer(0.02, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+    show = sys.unraisablehook
+    try:
+        previous = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    sys.unraisablehook = lost
+    try:
+        yield
+    finally:
+        sys.unraisablehook = show
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="claprt", description="CLAP, deployed without PyTorch.", epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"claprt {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_build(commands)
+    _add_info(commands)
+    _add_classify(commands)
+    _add_embed(commands)
+    _add_doctor(commands)
+    return parser
+
+
+_Commands = argparse._SubParsersAction  # the type of what add_subparsers returns has no public name
+
+
+def _add_build(commands: _Commands[argparse.ArgumentParser]) -> None:
+    build = commands.add_parser(
+        "build",
+        help="export a checkpoint into a bundle (needs claprt[export])",
+        description="Export a CLAP checkpoint into a bundle and verify it against transformers. The bundle appears "
+        "whole and verified, or not at all.",
+        epilog=_EPILOG,
+    )
+    build.add_argument(
+        "source", metavar="SOURCE", help="'demo', 'demo-fused', a directory as transformers saves one, or a hub id"
+    )
+    build.add_argument("-o", "--output", metavar="BUNDLE", type=Path, required=True, help="the bundle's directory")
+    build.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub repository")
+    build.add_argument("--audio", metavar="DIR", type=Path, help="verify on the recordings in DIR too")
+    build.add_argument("--force", action="store_true", help="replace a bundle that is already there")
+    _add_json(build)
+    build.set_defaults(run=_build)
+
+
+def _add_info(commands: _Commands[argparse.ArgumentParser]) -> None:
+    info = commands.add_parser(
+        "info",
+        help="show what a bundle is and check its files",
+        description="Show what a bundle is, how it was verified, and check the hash of each of its files.",
+        epilog=_EPILOG,
+    )
+    info.add_argument("bundle", metavar="BUNDLE", type=Path)
+    _add_json(info)
+    info.set_defaults(run=_info)
+
+
+def _add_classify(commands: _Commands[argparse.ArgumentParser]) -> None:
+    classify = commands.add_parser(
+        "classify",
+        help="which of these labels fits each sound",
+        description="Zero-shot classification of sound files.",
+        epilog=_EPILOG,
+    )
+    classify.add_argument("bundle", metavar="BUNDLE", type=Path)
+    classify.add_argument("files", metavar="FILE", nargs="+")
+    labels = classify.add_mutually_exclusive_group(required=True)
+    labels.add_argument("--labels", metavar="A,B,C", help="labels, separated by commas")
+    labels.add_argument("--labels-file", metavar="F", type=Path, help="a UTF-8 file with one label a line")
+    classify.add_argument(
+        "--template",
+        metavar="T",
+        action="append",
+        help="prompt with {} for the label (default 'This is a sound of {}.'); given several times, they are averaged",
+    )
+    classify.add_argument("--top", metavar="K", type=_positive, default=3, help="labels shown for each file (3)")
+    _add_recipe(classify)
+    _add_engine(classify)
+    _add_json(classify)
+    classify.set_defaults(run=_classify)
+
+
+def _add_embed(commands: _Commands[argparse.ArgumentParser]) -> None:
+    embed = commands.add_parser(
+        "embed",
+        help="write vectors of sounds or texts",
+        description="Embed sound files, or the lines of a text file, into a NumPy archive with the arrays names, "
+        "vectors (float32, unit length) and space_id.",
+        epilog=_EPILOG,
+    )
+    embed.add_argument("bundle", metavar="BUNDLE", type=Path)
+    embed.add_argument("files", metavar="FILE", nargs="*")
+    embed.add_argument("--texts-file", metavar="F", type=Path, help="a UTF-8 file with one text a line")
+    embed.add_argument("-o", "--output", metavar="OUT.npz", type=Path, required=True)
+    _add_recipe(embed)
+    _add_engine(embed)
+    _add_json(embed)
+    embed.set_defaults(run=_embed)
+
+
+def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="what can run here, and why not",
+        description="List each backend and optional part, and the reason why it can or cannot be used here.",
+        epilog="exit codes: 0 at least one backend is usable; 1 none is",
+    )
+    _add_json(doctor)
+    doctor.set_defaults(run=_doctor)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe", choices=RECIPES, help="what is heard of a long sound (default: the bundle's own recipe)"
+    )
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: fp32")
+    parser.add_argument("--threads", metavar="N", type=_positive, help="CPU threads (default: all usable cores)")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+# Each command's module is loaded only when it runs: `claprt --help` needs none of them.
+
+
+def _build(args: argparse.Namespace) -> int:
+    from claprt.cli.build import run_build
+
+    return run_build(args)
+
+
+def _info(args: argparse.Namespace) -> int:
+    from claprt.cli.info import run_info
+
+    return run_info(args)
+
+
+def _classify(args: argparse.Namespace) -> int:
+    from claprt.cli.sounds import run_classify
+
+    return run_classify(args)
+
+
+def _embed(args: argparse.Namespace) -> int:
+    from claprt.cli.sounds import run_embed
+
+    return run_embed(args)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from claprt.cli.doctor import run_doctor
+
+    return run_doctor(args)

@@ -1,0 +1,158 @@
+"""`claprt classify` and `claprt embed`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from claprt.cli.output import EXIT_ERROR, EXIT_PARTIAL, print_json, print_table, report_error
+from claprt.errors import ClaprtError, OptionError, TextError
+from claprt.model import DEFAULT_TEMPLATE, Clap, load
+from claprt.progress import Progress
+from claprt.vectors import Embeddings
+
+_LINES_MAX_BYTES = 64 << 20
+
+
+def run_classify(args: argparse.Namespace) -> int:
+    """Print a table or a JSON object with the best labels of each file."""
+    labels = _read_lines(args.labels_file) if args.labels_file else _split_labels(args.labels)
+    clap = load(args.bundle, args.backend, args.precision, args.threads)
+    known = clap.embed_labels(labels, args.template or DEFAULT_TEMPLATE)
+    done, vectors, errors = _embed_files(clap, args.files, args.recipe)
+    ranked = clap.rank(vectors, known)
+    if args.json:
+        print_json(
+            {
+                **_about(clap, args.recipe),
+                "labels": labels,
+                "results": [
+                    {"file": name, "predictions": [prediction._asdict() for prediction in predictions]}
+                    for name, predictions in zip(done, ranked, strict=True)
+                ],
+                "errors": errors,
+            }
+        )
+    elif done:
+        shown = min(args.top, len(labels))
+        rows = []
+        for name, predictions in zip(done, ranked, strict=True):
+            best, others = predictions[0], predictions[1:shown]
+            rest = ", ".join(f"{other.label} {_percent(other.probability)}" for other in others)
+            rows.append([name, best.label, _percent(best.probability), f"{best.cosine:.3f}", rest])
+        print_table(["file", "best label", "probability", "cosine", "then" if shown > 1 else ""], rows, right=(2, 3))
+    return _report(errors, len(args.files))
+
+
+def run_embed(args: argparse.Namespace) -> int:
+    """Write vectors of files or of lines of text."""
+    if bool(args.files) == bool(args.texts_file):
+        raise OptionError("embed needs either FILEs or --texts-file, and not both; see claprt embed --help")
+    parent = args.output.absolute().parent
+    if args.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OptionError(f"the vectors cannot be written: {args.output}; choose a file in a directory that exists")
+    texts = _read_lines(args.texts_file) if args.texts_file else None
+    clap = load(args.bundle, args.backend, args.precision, args.threads)
+    errors: list[dict[str, str]] = []
+    if texts is not None:
+        names, vectors = texts, clap.embed_text(texts)
+    else:
+        names, vectors, errors = _embed_files(clap, args.files, args.recipe)
+    if names:
+        Embeddings(names, vectors, clap.space_id).save(args.output)
+    if args.json:
+        written = str(args.output) if names else None
+        print_json(
+            {**_about(clap, args.recipe), "output": written, "count": len(names), "dim": clap.embedding_dim}
+            | {"errors": errors}
+        )
+    elif names:
+        print(f"{args.output}: {len(names)} vectors of {clap.embedding_dim}, space {clap.space_id}")
+    return _report(errors, len(args.files))
+
+
+def _embed_files(
+    clap: Clap, files: Sequence[str], recipe: str | None
+) -> tuple[list[str], NDArray[np.float32], list[dict[str, str]]]:
+    """Vectors of the files that can be used, their names, and the errors of the others."""
+    errors: list[dict[str, str]] = []
+    with Progress("sounds", total=len(files), unit="file") as progress:
+        current, clips = 0, 0
+
+        def on_error(index: int, error: ClaprtError) -> None:
+            errors.append({"file": files[index], "error": " ".join(str(error).split())})
+
+        def on_progress(index: int) -> None:
+            nonlocal current, clips
+            progress.advance(index - current)
+            clips = clips + 1 if index == current else 1
+            current = index
+            if clips > 1:
+                progress.note(f"clip {clips} of {Path(files[index]).name}")
+
+        indices, vectors = clap.embed_many(files, recipe=recipe, on_error=on_error, on_progress=on_progress)
+        progress.advance(len(files) - current)
+    return [files[index] for index in indices], vectors, errors
+
+
+def _report(errors: Sequence[dict[str, str]], total: int) -> int:
+    """The unusable inputs on stderr, one line each, and the exit code."""
+    if not errors:
+        return 0
+    if total > 1:
+        report_error(f"{len(errors)} of {total} files could not be used:")
+    for item in errors:
+        report_error(item["error"])
+    return EXIT_PARTIAL if len(errors) < total else EXIT_ERROR
+
+
+def _about(clap: Clap, recipe: str | None) -> dict[str, object]:
+    return {
+        "model": clap.manifest.model.source,
+        "space_id": clap.space_id,
+        "backend": clap.backend,
+        "precision": clap.precision,
+        "recipe": recipe or clap.manifest.audio.default_recipe,
+    }
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _split_labels(text: str) -> list[str]:
+    labels = [label.strip() for label in text.split(",")]
+    if labels and not labels[-1]:
+        labels.pop()  # a trailing comma
+    if not labels:
+        raise TextError(f"there are no labels: --labels is {text!r}; give at least one, separated by commas")
+    return labels
+
+
+def _read_lines(path: Path) -> list[str]:
+    """The non-blank lines of a UTF-8 file, stripped."""
+    try:
+        if not path.is_file():
+            what = "it is not a regular file" if path.exists() else "there is no such file"
+            raise TextError(f"the texts cannot be read: {path}: {what}; pass a UTF-8 file with one text a line")
+        with path.open("rb") as stream:
+            data = stream.read(_LINES_MAX_BYTES + 1)
+    except OSError as error:
+        raise TextError(f"the texts cannot be read: {path}: {error.strerror}; check its permissions") from error
+    if len(data) > _LINES_MAX_BYTES:
+        raise TextError(f"the texts cannot be read: {path}: more than {_LINES_MAX_BYTES} bytes; split the file")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TextError(
+            f"the texts are not UTF-8: {path}: byte {error.start} is 0x{data[error.start]:02x}; convert the file"
+        ) from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise TextError(f"there are no texts: {path} has only blank lines; write one text a line")
+    return lines
