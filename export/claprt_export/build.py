@@ -6,8 +6,8 @@ import contextlib
 import datetime
 import importlib.metadata
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import claprt
 from claprt.bundle import sha256_file
-from claprt.errors import ExportError, OptionError
+from claprt.errors import ClaprtError, ExportError, OptionError
 from claprt.manifest import (
     MANIFEST_FILE,
     AudioInfo,
@@ -113,12 +113,13 @@ def _check_output(output: Path, replace: bool) -> None:
 @contextlib.contextmanager
 def _staging(output: Path) -> Iterator[Path]:
     """A directory beside the output, so that the last step is a rename; removed whatever happens."""
-    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.absolute().parent))
+    # Named before it is made, so that a signal between the two finds it; short, as the output's name may be very long.
+    staging = output.absolute().parent / f".claprt-{secrets.token_hex(8)}.partial"
     try:
-        umask = os.umask(0)
-        os.umask(umask)
-        staging.chmod(0o777 & ~umask)  # mkdtemp makes it private; a bundle is an ordinary directory
+        staging.mkdir()
         yield staging
+    except ClaprtError:
+        raise  # some are OSErrors too
     except OSError as error:
         raise ExportError(f"the bundle cannot be written: {output}: {error.strerror or error}") from error
     finally:
@@ -129,13 +130,13 @@ def _put_in_place(staging: Path, output: Path, replace: bool) -> None:
     if not replace or not output.exists():
         staging.rename(output)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".old", dir=output.absolute().parent))
+    old = staging.with_suffix(".old")
     try:
-        output.rename(old / "bundle")
+        output.rename(old)
         staging.rename(output)
     finally:
-        if not output.exists() and (old / "bundle").exists():
-            (old / "bundle").rename(output)
+        if old.exists() and not output.exists():
+            old.rename(output)
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -9,21 +9,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from claprt.errors import CheckpointError
 from claprt.spec import PADDINGS, LogMelSpec
-from claprt_export.demo import CHECKPOINTS
-
-# `laion/clap-htsat-unfused`, or a repository without an owner.
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-DEMO_SOURCES = {"demo": "unfused", "demo-fused": "fused"}
+from claprt_export.source import Source, find_source
 
 # Buffers that the architecture fixes; released checkpoints have some of them and lack others.
 _CONSTANT_BUFFERS = ("relative_position_index", "position_ids", "token_type_ids", "num_batches_tracked")
@@ -89,16 +83,18 @@ def load_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
     Raises:
         CheckpointError: not found, unreachable, incomplete, or of an architecture that claprt cannot export.
     """
-    location, options = _locate(source, revision)
+    found = find_source(source, revision)
     with _quiet_transformers():
-        return _load(source, location, options)
+        return _load(found, source)
 
 
-def _load(source: str, location: str, options: dict[str, Any]) -> Checkpoint:
+def _load(found: Source, source: str) -> Checkpoint:
+    """Load from a local directory; `source` is what the user called it, for errors."""
     from transformers import AutoConfig, AutoTokenizer, ClapFeatureExtractor, ClapModel
 
+    location = str(found.directory)
     with _explained(source, "its configuration"):
-        config = AutoConfig.from_pretrained(location, **options)
+        config = AutoConfig.from_pretrained(location, local_files_only=True)
     if config.model_type != "clap":
         raise CheckpointError(
             f"not a CLAP checkpoint: {source}: model_type is {config.model_type!r}; "
@@ -106,50 +102,25 @@ def _load(source: str, location: str, options: dict[str, Any]) -> Checkpoint:
         )
     refuse_unsupported(config, source)
     with _explained(source, "its feature extractor (preprocessor_config.json or processor_config.json)"):
-        extractor = ClapFeatureExtractor.from_pretrained(location, **options)
+        extractor = ClapFeatureExtractor.from_pretrained(location, local_files_only=True)
     with _explained(source, "its tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(location, **options)
+        tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True)
     with _explained(source, "its weights"):
         model, info = ClapModel.from_pretrained(
-            location, config=config, dtype=torch.float32, output_loading_info=True, **options
+            location, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
     model.eval().requires_grad_(False)
     _refuse_incomplete(model, info, source)
     log_mel = log_mel_spec(extractor, config, source)
     _check_tokenizer(tokenizer, config, source)
     return Checkpoint(
-        # Of a local path only the name: where it lay on this machine is nobody's business later.
-        source=Path(source).resolve().name if Path(source).is_dir() else source,
-        revision=getattr(config, "_commit_hash", None),
+        source=found.name,
+        revision=found.revision,
         model=model,
         feature_extractor=extractor,
         tokenizer=tokenizer,
         log_mel=log_mel,
     )
-
-
-def _locate(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
-    """What to hand to `from_pretrained`: a directory and no network, or a hub id."""
-    if source in DEMO_SOURCES:
-        return str(CHECKPOINTS[DEMO_SOURCES[source]]), {"local_files_only": True}
-    path = Path(source)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise CheckpointError(
-                f"not a transformers checkpoint: {source}: it has no config.json; pass the directory that "
-                "`save_pretrained` wrote or that the hub repository was downloaded to"
-            )
-        return str(path), {"local_files_only": True}
-    if path.is_file():
-        raise CheckpointError(
-            f"not a directory: {source}; pass the directory with config.json and the weights, a hub id, or 'demo'"
-        )
-    if not _HUB_ID.fullmatch(source):
-        raise CheckpointError(
-            f"no such checkpoint: {source!r}: neither a directory nor a hub id (owner/name) nor "
-            f"{' nor '.join(map(repr, DEMO_SOURCES))}"
-        )
-    return source, {} if revision is None else {"revision": revision}
 
 
 @contextlib.contextmanager
@@ -181,13 +152,9 @@ class _explained:  # noqa: N801  (reads as a phrase: with _explained(source, "it
         if error is None or not isinstance(error, Exception):
             return
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        hint = "check that the directory is complete"
-        if self.source not in DEMO_SOURCES and not Path(self.source).is_dir():
-            hint = (
-                "if the hub cannot be reached from here, download the repository where it can "
-                f"(`hf download {self.source} --local-dir clap`) and pass that directory"
-            )
-        raise CheckpointError(f"cannot load {self.part}: {self.source}: {reason[:300]}; {hint}") from error
+        raise CheckpointError(
+            f"cannot load {self.part}: {self.source}: {reason[:300]}; check that the checkpoint is complete"
+        ) from error
 
 
 def refuse_unsupported(config: Any, source: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import wave
@@ -177,3 +178,14 @@ def test_nothing_here_imports_torch_or_scipy() -> None:
     folder = str(Path(sys.modules["claprt_export.demo"].__path__[0]).parents[1])
     run = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": folder}, check=False)
     assert run.returncode == 0
+
+
+@pytest.mark.parametrize("name", sorted(CHECKPOINTS))
+def test_a_checkpoint_is_small_and_its_card_quotes_its_evaluation(name: str) -> None:
+    folder = CHECKPOINTS[name]
+    assert (folder / "model.safetensors").stat().st_size <= 8_000_000
+    card = (folder / "README.md").read_text("utf-8")
+    evaluation = json.loads((folder / "evaluation.json").read_text("utf-8"))
+    assert evaluation["checkpoint"] == name
+    for row in evaluation["results"].values():
+        assert f"| {row['clips']} | {row['classes']} | {row['chance']} % | **{row['top1']:.1f} %** |" in card

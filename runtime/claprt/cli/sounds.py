@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def _read_lines(path: Path) -> list[str]:
         raise TextError(
             f"the texts are not UTF-8: {path}: byte {error.start} is 0x{data[error.start]:02x}; convert the file"
         ) from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
     if not lines:
         raise TextError(f"there are no texts: {path} has only blank lines; write one text a line")
     return lines

@@ -1,0 +1,59 @@
+# make demo       build and verify the demo bundle, then classify sounds with it in an environment without torch
+# make test       the tests (about ten minutes on two cores, installs included)
+# make test-full  the tests, and the full-size checks
+# make lint       ruff, mypy
+# Variables: PYTHON (3.10 or newer), PIP_ARGS (for pip install, such as another index for a CPU build of torch).
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+RUNTIME_VENV := .venv-runtime
+BIN := $(VENV)/bin
+RUNTIME_BIN := $(RUNTIME_VENV)/bin
+DEMO := build/demo
+INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS)
+
+.PHONY: demo test test-full lint format clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed $(RUNTIME_VENV)/.installed
+	@rm -rf $(DEMO) && mkdir -p $(DEMO)
+	@echo "== claprt build demo (export environment: torch, transformers)"
+	@$(BIN)/claprt build demo -o $(DEMO)/bundle
+	@echo
+	@echo "== claprt classify (runtime environment: no torch)"
+	@$(RUNTIME_BIN)/python -m claprt_export.demo.write_sounds $(DEMO)/sounds
+	@cd $(DEMO) && ../../$(RUNTIME_BIN)/claprt classify bundle sounds/*.* --labels-file labels.txt
+	@echo
+	@$(RUNTIME_BIN)/python -m claprt_export.demo.environment
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@./make-venv.sh $(PYTHON) $(VENV)
+	@echo "== installing claprt with what building, testing and linting need (torch among it: minutes)"
+	@$(BIN)/python $(INSTALL) --editable '.[cpu,av,export,dev]'
+	@touch $@
+
+# Not editable: the wheel is what users get, and it must run by itself.
+$(RUNTIME_VENV)/.installed: pyproject.toml constraints.txt $(shell find runtime export/claprt_export kernels bench -name '*.py')
+	@./make-venv.sh $(PYTHON) $(RUNTIME_VENV)
+	@echo "== installing claprt[cpu]"
+	@$(RUNTIME_BIN)/python $(INSTALL) --upgrade '.[cpu]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(RUNTIME_VENV) build dist .mypy_cache .pytest_cache .ruff_cache
