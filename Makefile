@@ -11,7 +11,8 @@ RUNTIME_VENV := .venv-runtime
 BIN := $(VENV)/bin
 RUNTIME_BIN := $(RUNTIME_VENV)/bin
 DEMO := build/demo
-INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := install --quiet --constraint constraints.txt $(PIP_ARGS)
 
 .PHONY: demo test test-full lint format clean
 .DELETE_ON_ERROR:
@@ -45,14 +46,15 @@ format: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@./make-venv.sh $(PYTHON) $(VENV)
 	@echo "== installing claprt with what building, testing and linting need (torch among it: minutes)"
-	@$(BIN)/python $(INSTALL) --editable '.[cpu,av,export,dev]'
+	@$(PIP) install --quiet 'pip>=23.1'
+	@$(PIP) $(INSTALL) --editable '.[cpu,av,export,dev]'
 	@touch $@
 
-# Not editable: the wheel is what users get, and it must run by itself.
-$(RUNTIME_VENV)/.installed: pyproject.toml constraints.txt $(shell find runtime export/claprt_export kernels bench -name '*.py')
-	@./make-venv.sh $(PYTHON) $(RUNTIME_VENV)
+# Not editable: the wheel is what users get, and it must run by itself. Without pip: nothing but claprt[cpu] is in there.
+$(RUNTIME_VENV)/.installed: $(VENV)/.installed $(shell find runtime export/claprt_export kernels bench -name '*.py')
+	@$(BIN)/python -m venv --clear --without-pip $(RUNTIME_VENV)
 	@echo "== installing claprt[cpu]"
-	@$(RUNTIME_BIN)/python $(INSTALL) --upgrade '.[cpu]'
+	@$(PIP) --python $(RUNTIME_BIN)/python $(INSTALL) '.[cpu]'
 	@touch $@
 
 clean:

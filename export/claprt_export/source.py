@@ -46,7 +46,12 @@ def find_source(source: str, revision: str | None = None) -> Source:
         CheckpointError: nothing there, or the hub cannot be reached and has left no copy in its cache.
     """
     if source in DEMO_SOURCES:
-        return Source(source, None, CHECKPOINTS[DEMO_SOURCES[source]])
+        directory = CHECKPOINTS[DEMO_SOURCES[source]]
+        if not directory.is_dir():
+            raise CheckpointError(
+                f"not part of this installation: {source}; it is in claprt's repository: clone that, or use 'demo'"
+            )
+        return Source(source, None, directory)
     path = Path(source)
     if source and path.is_dir():
         if not (path / "config.json").is_file():
