@@ -1,7 +1,7 @@
 """`python -m claprt_bench.parity -o FILE.json`: how far bundles are from transformers, for every architecture.
 
 Builds the demo checkpoints and random full-size ones of unit gain, and records what each build's own verification
-measured. Needs claprt[export]; 12 GB of memory, some minutes.
+measured. Needs claprt[export] and some minutes.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def load_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
         CheckpointError: not found, unreachable, incomplete, or of an architecture that claprt cannot export.
     """
     found = find_source(source, revision)
-    with _quiet_transformers():
+    with quiet_transformers():
         return _load(found, source)
 
 
@@ -124,8 +124,8 @@ def _load(found: Source, source: str) -> Checkpoint:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice from transformers while it loads; what matters is checked here."""
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice from transformers while it loads and saves; what matters is checked here."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from claprt_export.checkpoint import quiet_transformers
 from claprt_export.demo import CHECKPOINTS
 
 # Audio and text settings by size. "tiny" has the structure of the released models at a fraction of the width;
@@ -81,7 +82,8 @@ def save_random_checkpoint(directory: Path, size: str, fusion: bool = False, see
     """Save `random_model` with the demo's tokenizer and a feature extractor of the released settings."""
     from transformers import AutoTokenizer, ClapFeatureExtractor, ClapProcessor
 
-    random_model(size, fusion, seed, **audio).save_pretrained(directory)
-    extractor = ClapFeatureExtractor(frequency_min=50, truncation="fusion" if fusion else "rand_trunc")
-    ClapProcessor(extractor, AutoTokenizer.from_pretrained(CHECKPOINTS["unfused"])).save_pretrained(directory)
+    with quiet_transformers():
+        random_model(size, fusion, seed, **audio).save_pretrained(directory)
+        extractor = ClapFeatureExtractor(frequency_min=50, truncation="fusion" if fusion else "rand_trunc")
+        ClapProcessor(extractor, AutoTokenizer.from_pretrained(CHECKPOINTS["unfused"])).save_pretrained(directory)
     return directory
