@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tests.sounds import noise, read, refused
 
 from claprt.audio_io import open_audio
 from claprt.errors import AudioError
+from tests.sounds import noise, read, refused
 
 RATE = 48_000
 

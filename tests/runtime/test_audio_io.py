@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tests.sounds import noise, read, refused
 
 from claprt.audio_io import open_audio
 from claprt.errors import AudioError, AudioNotFoundError
+from tests.sounds import noise, read, refused
 
 RATE = 48_000
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tests.hostile.make_bundles import ATTACKS, make_bundle, make_bundles, sign, write
 
 import claprt
 from claprt.bundle import Bundle, open_bundle, sha256_file
 from claprt.errors import BundleError, BundleNotFoundError
 from claprt.manifest import FileEntry
+from tests.hostile.make_bundles import ATTACKS, make_bundle, make_bundles, sign, write
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tests.sounds import Generated, noise
-from tests.specs import FUSED, TINY
 from transformers import ClapFeatureExtractor
 
 from claprt import fusion
@@ -22,6 +20,8 @@ from claprt.log_mel import LogMel
 from claprt.recipes import clips, features
 from claprt.resample import resample_blocks
 from claprt_kernels.reference import log_mel_reference
+from tests.sounds import Generated, noise
+from tests.specs import FUSED, TINY
 
 RATE, CLIP, HOP = 48_000, 480_000, 480
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.hostile.make_audio import make_audio
 
 from claprt.audio_io import open_audio
 from claprt.errors import AudioError, AudioNotFoundError
+from tests.hostile.make_audio import make_audio
 
 # What the message must contain, besides the file's name.
 REFUSED = {

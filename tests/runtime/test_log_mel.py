@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from tests.sounds import noise
-from tests.specs import FUSED, UNFUSED
 from transformers import ClapFeatureExtractor
 from transformers.audio_utils import mel_filter_bank as their_bank
 
@@ -22,6 +20,8 @@ from claprt.log_mel import LogMel, pad_clip
 from claprt.mel import mel_filter_bank
 from claprt.spec import LogMelSpec
 from claprt_kernels.reference import log_mel_reference
+from tests.sounds import noise
+from tests.specs import FUSED, UNFUSED
 
 RATE, CLIP = 48_000, 480_000
 

@@ -10,8 +10,6 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
-from tests.sounds import Generated, noise
-from tests.specs import FUSED, TINY, UNFUSED
 from transformers import ClapFeatureExtractor
 
 from claprt.audio_io import open_audio
@@ -22,6 +20,8 @@ from claprt.log_mel import LogMel
 from claprt.recipes import RECIPES, clips, features
 from claprt.resample import resample_blocks
 from claprt.spec import LogMelSpec
+from tests.sounds import Generated, noise
+from tests.specs import FUSED, TINY, UNFUSED
 
 RATE, CLIP = 48_000, 480_000
 

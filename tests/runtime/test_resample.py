@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from tests.sounds import noise
 
 from claprt.audio_io import open_audio
 from claprt.resample import resample_blocks, resampled_length
+from tests.sounds import noise
 
 RATES = [1_000, 8_000, 11_025, 16_000, 22_050, 44_100, 47_999, 96_000, 192_000, 768_000]
 

@@ -1,0 +1,39 @@
+"""Fixtures of the command line's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from claprt.cli.main import main
+from tests.runtime.cli_helpers import RATE, Cli, Result
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Run a command in this process."""
+
+    def run(*args: object) -> Result:
+        capfd.readouterr()
+        try:
+            code = main([str(arg) for arg in args])
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else -1
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder: three sounds, one of them 23 s long, and files that are none."""
+    folder = tmp_path_factory.mktemp("sounds")
+    for index, (name, seconds) in enumerate({"one.wav": 1.0, "two.wav": 0.5, "long.wav": 23.0}.items()):
+        at = np.arange(round(seconds * RATE)) / RATE
+        soundfile.write(folder / name, 0.3 * np.sin(2 * np.pi * (300 + 400 * index + 40 * at) * at), RATE)
+    (folder / "text.wav").write_text("This is not a sound.\n" * 20)
+    (folder / "empty.wav").write_bytes(b"")
+    return folder
