@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import claprt
-from claprt.bundle import sha256_file
+from claprt.bundle import open_bundle, sha256_file
 from claprt.errors import ClaprtError, ExportError, OptionError
 from claprt.manifest import (
     MANIFEST_FILE,
@@ -91,7 +91,7 @@ def build(
                 _provenance(),
             )
             _write(manifest, staging)
-            claprt.load(staging)
+            open_bundle(staging)  # only the manifest is new since the verification loaded the rest
             _put_in_place(staging, output, replace)
             progress.advance()
     return manifest

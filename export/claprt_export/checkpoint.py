@@ -64,7 +64,7 @@ class Checkpoint:
         """The longest text in tokens, <s> and </s> included: what positions and tokenizer both allow."""
         config = self.model.config.text_config
         positions = config.max_position_embeddings - config.pad_token_id - 1
-        return min(positions, int(min(self.tokenizer.model_max_length, positions)))
+        return int(min(positions, self.tokenizer.model_max_length))
 
     def tokenizer_json(self) -> str:
         """The tokenizer as `tokenizers` reads it, without truncation and padding: the runtime sets those."""

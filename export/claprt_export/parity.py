@@ -8,7 +8,7 @@ at random; there the reference gets the runtime's log-Mel, and the tower alone i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from claprt.audio_io import open_audio
 from claprt.errors import AudioError, ExportError
 from claprt.log_mel import LogMel
 from claprt.model import Clap
-from claprt.resample import resample_blocks
 from claprt.spec import LogMelSpec
 from claprt_export.checkpoint import Checkpoint
 from claprt_export.demo import sounds
@@ -121,14 +120,11 @@ def verification_sounds(spec: LogMelSpec, directory: Path | None) -> tuple[str, 
 
 def _read(path: Path, spec: LogMelSpec, seconds: float = 40.0) -> NDArray[np.float32]:
     """The beginning of a recording, mono, at the model's rate."""
-    limit = int(seconds * spec.sampling_rate)
-    parts: list[NDArray[np.float32]] = []
+    long_clip = replace(spec, clip_samples=int(seconds * spec.sampling_rate))
     with open_audio(path) as source:
-        for block in resample_blocks(source.blocks(), source.sampling_rate, spec.sampling_rate):
-            parts.append(block)
-            if sum(map(len, parts)) >= limit:
-                break
-    return np.concatenate(parts)[:limit]
+        (clip,) = recipes.clips(source, long_clip, "head")
+    assert isinstance(clip, recipes.WaveClip)
+    return clip.waveform
 
 
 def verify_fp32(

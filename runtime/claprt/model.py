@@ -18,7 +18,8 @@ from claprt.embedder import AudioEmbedder, ErrorHook, ProgressHook, unit
 from claprt.engines import Engine, choose_backend, load_engine
 from claprt.errors import OptionError, SpaceMismatchError
 from claprt.manifest import Manifest, Variant
-from claprt.spec import PRECISIONS, RECIPES
+from claprt.recipes import check_recipe
+from claprt.spec import PRECISIONS
 from claprt.tokenizer import Tokenizer, check_texts
 from claprt.vectors import Embeddings
 
@@ -289,13 +290,7 @@ class Clap:
 
     def _recipe(self, recipe: str | None) -> str:
         name = self.manifest.audio.default_recipe if recipe is None else recipe
-        if name not in RECIPES:
-            raise OptionError(f"unknown recipe: {name!r}; choose one of {', '.join(RECIPES)}")
-        if name == "fusion" and not self.manifest.audio.fusion:
-            raise OptionError(
-                f"the recipe 'fusion' needs a checkpoint with fusion: {self.manifest.model.source} has none; "
-                "use 'windows' or 'head'"
-            )
+        check_recipe(name, self.manifest.audio.fusion)
         return name
 
     def _vectors(self, given: NDArray[np.float32] | Embeddings, what: str) -> NDArray[np.float32]:

@@ -32,7 +32,3 @@ class Progress:
     def note(self, text: str) -> None:
         """Say at the bar's end what is going on."""
         self._bar.set_postfix_str(text)
-
-    def message(self, text: str) -> None:
-        """Print a line on stderr without tearing the bar; printed in a pipe too."""
-        self._bar.write(text, file=sys.stderr)

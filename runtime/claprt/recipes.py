@@ -46,15 +46,26 @@ def clips(source: AudioSource, spec: LogMelSpec, recipe: str, channels: int = 1)
         OptionError: at once, for an unknown recipe, or "fusion" for a model without it.
         AudioError: while reading, for a sound that cannot be used.
     """
-    if recipe not in RECIPES:
-        raise OptionError(f"recipe is {recipe!r}, which does not exist; use one of {', '.join(RECIPES)}")
     if channels not in (1, 4):
         raise OptionError(f"channels is {channels!r}; a CLAP model takes 1, or 4 with fusion")
+    check_recipe(recipe, fusion=channels == 4)
     if recipe == "fusion":
-        if channels != 4:
-            raise OptionError("recipe is 'fusion', but the model has no fusion; use 'head' or 'windows'")
         return _fusion(source, spec)
     return _head(source, spec) if recipe == "head" else _windows(source, spec)
+
+
+def check_recipe(recipe: str, fusion: bool) -> None:
+    """Check that a recipe exists and fits a model with or without fusion.
+
+    Raises:
+        OptionError: an unknown recipe, or "fusion" for a model without it.
+    """
+    if recipe not in RECIPES:
+        raise OptionError(f"unknown recipe: {recipe!r} does not exist; use one of {', '.join(RECIPES)}")
+    if recipe == "fusion" and not fusion:
+        raise OptionError(
+            "the recipe 'fusion' needs a checkpoint with fusion: this one has no fusion; use 'windows' or 'head'"
+        )
 
 
 def _resampled(source: AudioSource, spec: LogMelSpec) -> Iterator[NDArray[np.float32]]:
@@ -100,4 +111,4 @@ def _fusion(source: AudioSource, spec: LogMelSpec) -> Iterator[Clip]:
     yield fusion_clip(source, spec)
 
 
-__all__ = ["RECIPES", "Clip", "FusionClip", "WaveClip", "clips", "features"]
+__all__ = ["RECIPES", "Clip", "FusionClip", "WaveClip", "check_recipe", "clips", "features"]

@@ -90,19 +90,11 @@ def test_a_name_too_long_for_the_system_is_a_bundle_error(tmp_path: Path) -> Non
         claprt.load(tmp_path / ("x" * 300))
 
 
-def test_unreadable_manifest(demo_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["manifest.json", "audio.fp32.onnx"])
+def test_unreadable_file(demo_bundle: Path, tmp_path: Path, name: str) -> None:
     copied = shutil.copytree(demo_bundle, tmp_path / "bundle")
-    (copied / "manifest.json").chmod(0)
-    if os.access(copied / "manifest.json", os.R_OK):
-        pytest.skip("permission bits have no effect for this user (root)")
-    with pytest.raises(BundleError, match="cannot be read"):
-        claprt.load(copied)
-
-
-def test_unreadable_graph(demo_bundle: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(demo_bundle, tmp_path / "bundle")
-    (copied / "audio.fp32.onnx").chmod(0)
-    if os.access(copied / "audio.fp32.onnx", os.R_OK):
+    (copied / name).chmod(0)
+    if os.access(copied / name, os.R_OK):
         pytest.skip("permission bits have no effect for this user (root)")
     with pytest.raises(BundleError, match="cannot be read"):
         claprt.load(copied)
