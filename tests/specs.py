@@ -19,6 +19,7 @@ UNFUSED = LogMelSpec(
     log_floor=1e-10,
     clip_samples=480_000,
     padding="repeatpad",
+    int16=False,
 )
 
 # laion/clap-htsat-fused: HTK scale, no norm.

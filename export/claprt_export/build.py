@@ -45,15 +45,19 @@ def build(
     revision: str | None = None,
     recordings: Path | None = None,
     replace: bool = False,
+    tokenizer: str | None = None,
+    int16: bool | None = None,
 ) -> Manifest:
     """Export a checkpoint, verify the result against transformers, and put it in place.
 
     Args:
-        source: "demo", "demo-fused", a directory as transformers saves one, or a hub id.
+        source: "demo", "demo-fused", a directory as transformers saves one, a hub id, or one of LAION's .pt files.
         output: the bundle's directory.
         revision: branch, tag or commit of a hub repository.
         recordings: a directory of sounds to verify on, besides the ones claprt synthesises.
         replace: replace a bundle that is already there.
+        tokenizer: for a .pt file, which has none: a directory or hub id; None is roberta-base.
+        int16: whether samples are quantised to int16 before the log-Mel; None is as the checkpoint was trained.
 
     Returns:
         The manifest of the new bundle.
@@ -61,13 +65,13 @@ def build(
     Raises:
         CheckpointError: the checkpoint cannot be loaded or is of an architecture that claprt refuses.
         ExportError: the export failed or misses its bounds. Nothing is left behind.
-        OptionError: the output cannot be written, or exists.
+        OptionError: the output cannot be written, or exists; or an option does not apply to this source.
         AudioError: `recordings` has no usable sounds.
     """
     _check_output(output, replace)
     with Progress(f"build {output.name}", total=5) as progress:
         progress.note("loading the checkpoint")
-        checkpoint = load_checkpoint(source, revision)
+        checkpoint = load_checkpoint(source, revision, tokenizer, int16)
         description, waveforms = verification_sounds(checkpoint.log_mel, recordings)
         progress.advance()
         with _staging(output) as staging:

@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 
-from claprt.errors import CheckpointError
+from claprt.errors import CheckpointError, OptionError
 from claprt.spec import PADDINGS, LogMelSpec
-from claprt_export.source import Source, find_source
+from claprt_export import laion
+from claprt_export.laion_file import read_state_dict
+from claprt_export.source import Source, find_source, find_tokenizer, is_file
 
 # Buffers that the architecture fixes; released checkpoints have some of them and lack others.
 _CONSTANT_BUFFERS = ("relative_position_index", "position_ids", "token_type_ids", "num_batches_tracked")
@@ -73,26 +75,59 @@ class Checkpoint:
         return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
 
 
-def load_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    source: str, revision: str | None = None, tokenizer: str | None = None, int16: bool | None = None
+) -> Checkpoint:
     """Load a CLAP checkpoint.
 
     Args:
-        source: "demo" or "demo-fused" (shipped with claprt), a directory as transformers saves one, or a hub id.
+        source: "demo" or "demo-fused" (shipped with claprt), a directory as transformers saves one, a hub id, or one of
+            LAION's .pt files.
         revision: branch, tag or commit of a hub repository.
+        tokenizer: directory or hub id of the tokenizer, for a .pt file only; None is roberta-base.
+        int16: whether samples go through int16; None is as the checkpoint was trained: yes for a .pt file, else no.
 
     Raises:
         CheckpointError: not found, unreachable, incomplete, or of an architecture that claprt cannot export.
+        OptionError: `tokenizer` for a source that has its own.
     """
+    if tokenizer is not None and not is_file(source):
+        raise OptionError(f"the source has its own tokenizer: {source}; leave out --tokenizer, it is for .pt files")
     found = find_source(source, revision)
     with quiet_transformers():
-        return _load(found, source)
+        if is_file(source):
+            return _load_laion(found, source, laion.TOKENIZER if tokenizer is None else tokenizer, int16 is not False)
+        return _load(found, source, bool(int16))
 
 
-def _load(found: Source, source: str) -> Checkpoint:
+def _load_laion(found: Source, source: str, tokenizer_name: str, int16: bool) -> Checkpoint:
+    """Load one of LAION's own files."""
+    from transformers import AutoTokenizer
+
+    weights = read_state_dict(found.path, source)
+    config = laion.config_of(weights, source)
+    refuse_unsupported(config, source)
+    extractor = laion.feature_extractor(config.audio_config.enable_fusion)
+    log_mel = log_mel_spec(extractor, config, source, int16)
+    directory = find_tokenizer(tokenizer_name)
+    with _explained(tokenizer_name, "the tokenizer that --tokenizer names"):
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    _check_tokenizer(tokenizer, config, tokenizer_name)
+    if len(tokenizer) != config.text_config.vocab_size:
+        raise CheckpointError(
+            f"unsupported tokenizer: {tokenizer_name}: it has {len(tokenizer)} entries, {source} has "
+            f"{config.text_config.vocab_size} embeddings; pass roberta-base's as --tokenizer"
+        )
+    model = laion.model_of(weights, config, log_mel, source)
+    model.eval().requires_grad_(False)
+    return Checkpoint(found.name, found.revision, model, extractor, tokenizer, log_mel)
+
+
+def _load(found: Source, source: str, int16: bool) -> Checkpoint:
     """Load from a local directory; `source` is what the user called it, for errors."""
     from transformers import AutoConfig, AutoTokenizer, ClapFeatureExtractor, ClapModel
 
-    location = str(found.directory)
+    location = str(found.path)
     with _explained(source, "its configuration"):
         config = AutoConfig.from_pretrained(location, local_files_only=True)
     if config.model_type != "clap":
@@ -111,7 +146,7 @@ def _load(found: Source, source: str) -> Checkpoint:
         )
     model.eval().requires_grad_(False)
     _refuse_incomplete(model, info, source)
-    log_mel = log_mel_spec(extractor, config, source)
+    log_mel = log_mel_spec(extractor, config, source, int16)
     _check_tokenizer(tokenizer, config, source)
     return Checkpoint(
         source=found.name,
@@ -211,11 +246,11 @@ def _refuse_grid(audio: Any, grid: int, refuse: Any) -> None:
         grid //= 2
 
 
-def log_mel_spec(extractor: Any, config: Any, source: str) -> LogMelSpec:
+def log_mel_spec(extractor: Any, config: Any, source: str, int16: bool) -> LogMelSpec:
     """The complete log-Mel specification, from the checkpoint's own feature extractor.
 
     transformers uses two mel banks: HTK without normalisation for fused checkpoints (truncation "fusion"), Slaney with
-    Slaney normalisation for the others. `top_db` has no effect there, so it has none here.
+    Slaney normalisation for the others. `top_db` has no effect there, so it has none here. `int16` is no setting of it.
 
     Raises:
         CheckpointError: the extractor and the model do not fit together.
@@ -252,6 +287,7 @@ def log_mel_spec(extractor: Any, config: Any, source: str) -> LogMelSpec:
         log_floor=1e-10,  # fixed in transformers' spectrogram(): mel_floor and min_value
         clip_samples=int(clip_samples),
         padding=extractor.padding,
+        int16=int16,
     )
     width = audio.spec_size * (audio.spec_size // audio.num_mel_bins)
     if spec.frames > width:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
 from collections.abc import Sequence
@@ -72,9 +73,34 @@ def _export(
         exporter_log.setLevel(level)
     assert program is not None
     model = program.model_proto
+    _name_after_modules(model)
     _strip(model)
     save(model, path)
     check(path, inputs=list(dynamic), output=output)
+
+
+def _name_after_modules(model: onnx.ModelProto) -> None:
+    """Name each node "module/operator_number", and the weight of each Linear "module.weight", (in, out).
+
+    What changes the precision of a layer, and what reports on it, then finds it by the name it has in `towers`. The
+    exporter transposes weights and numbers them.
+    """
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    renamed: dict[str, str] = {}
+    for number, node in enumerate(graph.node):
+        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+        path = [scope for scope in ast.literal_eval(scopes)[:-1] if scope and not scope.startswith("_")]
+        module = path[-1] if path else "tower"
+        node.name = f"{module}/{node.op_type}_{number}"
+        if node.op_type == "MatMul" and node.input[1] in constants:
+            node.name = module
+            renamed[node.input[1]] = f"{module}.weight"
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = renamed.get(name, name)
+    for tensor in graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
 
 
 def _strip(model: onnx.ModelProto) -> None:

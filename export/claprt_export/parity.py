@@ -174,6 +174,8 @@ def _audio_pair(
 
 def reference_audio(checkpoint: Checkpoint, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     """Transformers' vector of a sound that fits into one clip, (dim,). `is_longer` is False, as it truly is."""
+    if checkpoint.log_mel.int16:  # with real int16, which the runtime avoids
+        waveform = np.asarray((np.clip(waveform, -1, 1) * np.float32(32767)).astype(np.int16) / 32767, np.float32)
     extracted = checkpoint.feature_extractor(
         waveform, sampling_rate=checkpoint.log_mel.sampling_rate, return_tensors="np"
     )

@@ -1,4 +1,4 @@
-"""SOURCE of `claprt build` -> a local directory: the demo checkpoints, a directory, or a hub repository."""
+"""SOURCE of `claprt build` -> a local path: the demo checkpoints, a directory, a hub repository, LAION's .pt files."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _HUB_TIMEOUT = 15.0  # seconds without an answer
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint's directory.
+    """A checkpoint's place.
 
     Attributes:
-        name: what the bundle calls it: the hub id, "demo", or the directory's own name. Where a directory lay on the
+        name: what the bundle calls it: the hub id, "demo", or the directory's or file's own name. Where it lay on the
             machine that built a bundle is nobody's business later.
         revision: commit of a hub repository.
-        directory: as transformers saves one.
+        path: a directory as transformers saves one, or one of LAION's files.
     """
 
     name: str
     revision: str | None
-    directory: Path
+    path: Path
 
 
 def find_source(source: str, revision: str | None = None) -> Source:
     """Find a checkpoint; download it if it is a hub repository.
 
     Args:
-        source: "demo", "demo-fused", a directory, or a hub id.
+        source: "demo", "demo-fused", a directory, a hub id, or a file that `is_file` takes.
         revision: branch, tag or commit of a hub repository.
 
     Raises:
@@ -53,6 +53,10 @@ def find_source(source: str, revision: str | None = None) -> Source:
             )
         return Source(source, None, directory)
     path = Path(source)
+    if is_file(source):
+        if not path.is_file():
+            raise CheckpointError(f"no such checkpoint: {source}: there is no such file; pass the path of a .pt file")
+        return Source(path.name, None, path)
     if source and path.is_dir():
         if not (path / "config.json").is_file():
             raise CheckpointError(
@@ -62,7 +66,8 @@ def find_source(source: str, revision: str | None = None) -> Source:
         return Source(path.resolve().name, None, path)
     if source and path.exists():
         raise CheckpointError(
-            f"not a directory: {source}; pass the directory with config.json and the weights, a hub id, or 'demo'"
+            f"not a directory: {source}; pass the directory with config.json and the weights, a hub id, one of LAION's "
+            ".pt files, or 'demo'"
         )
     if not _HUB_ID.fullmatch(source):
         raise CheckpointError(
@@ -72,7 +77,31 @@ def find_source(source: str, revision: str | None = None) -> Source:
     return _download(source, revision)
 
 
-def _download(source: str, revision: str | None) -> Source:
+def is_file(source: str) -> bool:
+    """Whether a source is meant as one of LAION's own files, by its suffix."""
+    return Path(source).suffix.lower() in (".pt", ".pth") and not Path(source).is_dir()
+
+
+def find_tokenizer(tokenizer: str) -> Path:
+    """The directory of a tokenizer that belongs to no checkpoint; it is downloaded if it is a hub repository.
+
+    Args:
+        tokenizer: a directory or a hub id.
+
+    Raises:
+        CheckpointError: nothing there, or the hub cannot be reached and has left no copy in its cache.
+    """
+    path = Path(tokenizer)
+    if tokenizer and path.is_dir():
+        return path
+    if path.exists() or not _HUB_ID.fullmatch(tokenizer):
+        raise CheckpointError(
+            f"no such tokenizer: {tokenizer!r}: neither a directory nor a hub id; pass one of them as --tokenizer"
+        )
+    return _download(tokenizer, None, weights=False).path
+
+
+def _download(source: str, revision: str | None, weights: bool = True) -> Source:
     """A hub repository, or the copy of it that an earlier download left in the hub's cache."""
     import huggingface_hub as hub
 
@@ -83,19 +112,19 @@ def _download(source: str, revision: str | None) -> Source:
             cached = _cached(hub, source, revision)
             if cached is not None:
                 return cached
-            raise _unreachable(source, error) from error
+            raise _unreachable(source, error, weights) from error
         files = [sibling.rfilename for sibling in info.siblings or ()]
         # One set of weights is enough; transformers prefers the safe format too.
-        weights = "*.safetensors*" if any(name.endswith(".safetensors") for name in files) else "*.bin*"
+        wanted = ["*.json", "*.txt"]
+        if weights:
+            wanted.append("*.safetensors*" if any(name.endswith(".safetensors") for name in files) else "*.bin*")
         try:
             # By the name that was asked for, not by its commit: the cache can then serve that name offline.
             directory = Path(
-                hub.snapshot_download(
-                    source, revision=revision, allow_patterns=["*.json", "*.txt", weights], etag_timeout=_HUB_TIMEOUT
-                )
+                hub.snapshot_download(source, revision=revision, allow_patterns=wanted, etag_timeout=_HUB_TIMEOUT)
             )
         except Exception as error:
-            raise _unreachable(source, error) from error
+            raise _unreachable(source, error, weights) from error
     return Source(source, directory.name, directory)  # the directory is named after the commit
 
 
@@ -106,8 +135,13 @@ def _cached(hub: Any, source: str, revision: str | None) -> Source | None:
     return Source(source, Path(config).parent.name, Path(config).parent)
 
 
-def _unreachable(source: str, error: Exception) -> CheckpointError:
+def _unreachable(source: str, error: Exception, weights: bool) -> CheckpointError:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if not weights:
+        return CheckpointError(
+            f"cannot get the tokenizer, which a .pt file does not have, from the hub: {source}: {reason[:200]}; pass a "
+            "directory that has it as --tokenizer"
+        )
     return CheckpointError(
         f"cannot get the checkpoint from the hub: {source}: {reason[:200]}; if the hub cannot be reached from here, "
         f"download the repository where it can (`hf download {source} --local-dir clap`) and pass that directory"

@@ -3,10 +3,10 @@
 Differences from the modules in transformers are in how, not in what:
 
 - Tokens stay in window order through a Swin stage; each change of layout is one gather with a constant index.
-- Q, K and V are one product, with 1/sqrt(d) folded into Q. The relative-position bias and the shift mask are one
-  constant per block.
-- BatchNorm over mel bins is an affine; the bicubic stretch from 1001 to 1024 frames is one constant matrix; BatchNorms
-  of the fusion block are folded into its 1x1 convolutions, which are products on tokens.
+- 1/sqrt(d) is folded into Q, the bias of V into the attention's output; K needs none. The relative-position bias and
+  the shift mask are one constant per block.
+- BatchNorm over mel bins is an affine; the bicubic stretch from 1001 to 1024 frames weighs four gathered frames;
+  BatchNorms of the fusion block are folded into its 1x1 convolutions, which are products on tokens.
 - Fusion has no branch: the fused embedding is computed for every clip and `is_longer` selects per clip.
 - The text tower computes only the first token in its last layer, since the pooler reads nothing else.
 - Outputs have unit length.
@@ -44,13 +44,23 @@ def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def fused_qkv(query: nn.Linear, key: nn.Linear, value: nn.Linear, head_dim: int) -> nn.Linear:
-    """One Linear for Q, K and V, (3 * dim, dim), with the 1/sqrt(head_dim) of the scores folded into Q."""
-    scale = head_dim**-0.5
-    weight = torch.cat([query.weight * scale, key.weight, value.weight])
-    if query.bias is None:
-        return linear_of(weight, None)
-    return linear_of(weight, torch.cat([query.bias * scale, key.bias, value.bias]))
+def attention_inputs(attention: Any, output: nn.Linear) -> tuple[nn.Linear, nn.Linear, nn.Linear, nn.Linear]:
+    """Q, K, V and output layers of an attention, with 1/sqrt(head_dim) folded into Q and no bias on K and V.
+
+    Softmax does not see what K's bias adds, the same to every score of a row. Its rows add up to one, so V's bias comes
+    out of the attention unchanged, and joins the output's. Folded in float64.
+    """
+    query, key, value = attention.query, attention.key, attention.value
+    scale = attention.attention_head_size**-0.5
+    bias = output.bias
+    if value.bias is not None:
+        bias = (output.bias.double() + output.weight.double() @ value.bias.double()).float()
+    return (
+        linear_of(query.weight * scale, None if query.bias is None else query.bias * scale),
+        linear_of(key.weight, None),
+        linear_of(value.weight, None),
+        linear_of(output.weight, bias),
+    )
 
 
 class Projection(nn.Module):
@@ -78,8 +88,7 @@ class WindowBlock(nn.Module):
         self.windows = grid[0] * grid[1] // self.window_tokens
         self.shifted = shift > 0
         self.norm1, self.norm2 = block.layernorm_before, block.layernorm_after
-        self.qkv = fused_qkv(attention.query, attention.key, attention.value, self.head_dim)
-        self.out = block.attention.output.dense
+        self.q, self.k, self.v, self.out = attention_inputs(attention, block.attention.output.dense)
         self.up, self.activation = block.intermediate.dense, block.intermediate.intermediate_act_fn
         self.down = block.output.dense
 
@@ -92,15 +101,17 @@ class WindowBlock(nn.Module):
         self.bias: Tensor
         self.register_buffer("bias", bias.contiguous())
 
+    def _split(self, x: Tensor) -> Tensor:
+        """(batch, tokens, dim) -> (n, groups, tokens of a window, head_dim)."""
+        x = x.reshape(-1, self.windows, self.window_tokens, self.heads, self.head_dim).transpose(2, 3)
+        # Windows go with the batch where all share one bias, with the heads where each has a mask of its own.
+        groups = self.windows * self.heads if self.shifted else self.heads
+        return x.reshape(-1, groups, self.window_tokens, self.head_dim)
+
     def attend(self, x: Tensor) -> Tensor:
         """Window attention, (batch, tokens, dim) -> same."""
         tokens, dim = x.shape[1:]
-        # (batch, windows, tokens of one, 3, heads, head_dim) -> (3, batch, windows, heads, tokens of one, head_dim)
-        qkv = self.qkv(x).reshape(-1, self.windows, self.window_tokens, 3, self.heads, self.head_dim)
-        qkv = qkv.permute(3, 0, 1, 4, 2, 5)
-        # Windows go with the batch where all share one bias, with the heads where each has a mask of its own.
-        groups = self.windows * self.heads if self.shifted else self.heads
-        q, k, v = qkv.reshape(3, -1, groups, self.window_tokens, self.head_dim).unbind(0)
+        q, k, v = (self._split(layer(x)) for layer in (self.q, self.k, self.v))
         scores = torch.matmul(q, k.transpose(-1, -2)) + self.bias
         context = torch.matmul(torch.softmax(scores, dim=-1), v)
         context = context.reshape(-1, self.windows, self.heads, self.window_tokens, self.head_dim)
@@ -196,6 +207,29 @@ class PatchEmbed(nn.Module):
         return self.norm(tokens)
 
 
+class TimeStretch(nn.Module):
+    """Bicubic interpolation of the frames (align_corners): (batch, channels, frames, mels) -> (.., width, mels).
+
+    Each frame that comes out weighs at most four that go in, so four gathers do what a matrix of 1e6 weights would.
+    """
+
+    def __init__(self, frames: int, width: int) -> None:
+        super().__init__()
+        matrix = layout.bicubic_matrix(frames, width)
+        order = matrix.abs().argsort(dim=1, descending=True)[:, :4].sort(dim=1).values
+        weights = matrix.gather(1, order)
+        assert torch.equal(torch.zeros_like(matrix).scatter(1, order, weights), matrix)
+        self.taps: int = order.shape[1]
+        for tap in range(self.taps):
+            self.register_buffer(f"index{tap}", order[:, tap].contiguous())
+            self.register_buffer(f"weight{tap}", weights[:, tap, None].contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        taps = [torch.index_select(x, 2, getattr(self, f"index{t}")) * getattr(self, f"weight{t}") for t in range(self.taps)]
+        return sum(taps[1:], start=taps[0])
+
+
 class AudioTower(nn.Module):
     """Log-Mel -> unit vector: (batch, channels, frames, mels) float32 in dB -> (batch, dim) float32.
 
@@ -213,12 +247,11 @@ class AudioTower(nn.Module):
 
         self.mel_scale: Tensor
         self.mel_shift: Tensor
-        self.time_stretch: Tensor | None
         scale, shift = affine_of_batch_norm(encoder.batch_norm)
         self.register_buffer("mel_scale", scale)
         self.register_buffer("mel_shift", shift)
         width = config.spec_size * self.ratio
-        self.register_buffer("time_stretch", None if frames == width else layout.bicubic_matrix(frames, width))
+        self.stretch = None if frames == width else TimeStretch(frames, width)
         self.steps = self._steps(encoder, config.window_size)
 
     @staticmethod
@@ -247,8 +280,8 @@ class AudioTower(nn.Module):
     def image(self, features: Tensor) -> Tensor:
         """Log-Mel -> the square image HTSAT sees: `ratio` stretches of time stacked along the mel axis."""
         x = features * self.mel_scale + self.mel_shift
-        if self.time_stretch is not None:
-            x = torch.matmul(self.time_stretch, x)
+        if self.stretch is not None:
+            x = self.stretch(x)
         channels, time, mels = x.shape[1:]
         x = x.reshape(-1, channels, self.ratio, time // self.ratio, mels).transpose(-1, -2)
         return x.reshape(-1, channels, self.ratio * mels, time // self.ratio)
@@ -268,30 +301,21 @@ class TextLayer(nn.Module):
         self.heads: int = attention.num_attention_heads
         self.head_dim: int = attention.attention_head_size
         self.first_only = first_only
-        scale = self.head_dim**-0.5
-        q, k, v = attention.query, attention.key, attention.value
-        if first_only:
-            self.q = linear_of(q.weight * scale, q.bias * scale)
-            self.kv = linear_of(torch.cat([k.weight, v.weight]), torch.cat([k.bias, v.bias]))
-        else:
-            self.qkv = fused_qkv(q, k, v, self.head_dim)
-        self.out, self.norm1 = layer.attention.output.dense, layer.attention.output.LayerNorm
+        self.q, self.k, self.v, self.out = attention_inputs(attention, layer.attention.output.dense)
+        self.norm1 = layer.attention.output.LayerNorm
         self.up, self.activation = layer.intermediate.dense, layer.intermediate.intermediate_act_fn
         self.down, self.norm2 = layer.output.dense, layer.output.LayerNorm
 
-    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(batch, n, parts * dim) -> `parts` tensors (batch, heads, n, head_dim)."""
-        x = x.reshape(x.shape[0], x.shape[1], parts, self.heads, self.head_dim)
-        return x.permute(2, 0, 3, 1, 4).unbind(0)
+    def _split(self, x: Tensor) -> Tensor:
+        """(batch, n, dim) -> (batch, heads, n, head_dim)."""
+        return x.reshape(x.shape[0], x.shape[1], self.heads, self.head_dim).transpose(1, 2)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`mask` (batch, 1, 1, tokens) is added to the scores: 0, or `MASKED`."""
+        k, v = self._split(self.k(x)), self._split(self.v(x))
         if self.first_only:
-            k, v = self._split(self.kv(x), 2)
             x = x[:, :1]
-            (q,) = self._split(self.q(x), 1)
-        else:
-            q, k, v = self._split(self.qkv(x), 3)
+        q = self._split(self.q(x))
         scores = torch.matmul(q, k.transpose(-1, -2)) + mask
         context = torch.matmul(torch.softmax(scores, dim=-1), v).transpose(1, 2)
         context = context.reshape(x.shape[0], x.shape[1], self.heads * self.head_dim)

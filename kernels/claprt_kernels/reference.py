@@ -78,11 +78,19 @@ def padded_reference(waveform: NDArray[np.floating], spec: LogMelSpec) -> NDArra
     return np.where(index < filled, np.asarray(waveform, dtype=np.float64)[index % n], 0.0)
 
 
+def int16_reference(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Samples through a real int16: clipped to ±1, times 32767 in float32, truncated toward zero, divided by 32767."""
+    clipped = np.minimum(np.maximum(np.asarray(waveform, dtype=np.float32), np.float32(-1)), np.float32(1))
+    integers = (clipped * np.float32(32767)).astype(np.int16)
+    return np.asarray(integers.astype(np.float64) / 32767.0, dtype=np.float32)
+
+
 def log_mel_reference(waveform: NDArray[np.floating], spec: LogMelSpec) -> NDArray[np.float64]:
     """Log-Mel spectrogram of one clip in float64, frame by frame.
 
-    The clip is padded by the spec's policy; frame t is centred on sample t·hop_length of the clip, which is mirrored at
-    both ends without repeating the edge sample; periodic Hann window; power; mel; 10·log10(max(power, log_floor)).
+    With `int16` the samples go through int16 first. The clip is padded by the spec's policy; frame t is centred on
+    sample t·hop_length of the clip, which is mirrored at both ends without repeating the edge sample; periodic Hann
+    window; power; mel; 10·log10(max(power, log_floor)).
 
     Args:
         waveform: floating (n,), mono, n ≥ 1. Longer than clip_samples is allowed: nothing is cut.
@@ -91,7 +99,7 @@ def log_mel_reference(waveform: NDArray[np.floating], spec: LogMelSpec) -> NDArr
     Returns:
         float64 (1 + max(n, clip_samples) // hop_length, n_mels), decibels.
     """
-    x = padded_reference(waveform, spec)
+    x = padded_reference(int16_reference(waveform) if spec.int16 else waveform, spec)
     n, half = len(x), spec.n_fft // 2
     # Mirror: position -j reads sample j, position n-1+j reads sample n-1-j.
     positions = np.arange(-half, n + half)

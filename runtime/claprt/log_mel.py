@@ -108,12 +108,19 @@ class LogMel:
         Returns:
             float32 (k, n_mels), decibels.
         """
-        windows = sliding_window_view(samples, self.spec.n_fft)
+        windows = sliding_window_view(self._prepared(samples), self.spec.n_fft)
         out = np.empty((starts.size, self.spec.n_mels), dtype=np.float32)
         for first in range(0, starts.size, _CHUNK):
             rows = slice(first, first + _CHUNK)
             self._decibels(windows[starts[rows]] * self._window, out[rows])
         return out
+
+    def _prepared(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Samples as the model was trained on them.
+
+        Done here, sample by sample, it is the same as on the whole sound before it is cut, padded and mirrored.
+        """
+        return int16_round_trip(samples) if self.spec.int16 else samples
 
     def _frames_at(self, samples: NDArray[np.float32], hop: int) -> NDArray[np.float32]:
         """Log-Mel of the frames that start every `hop` samples."""
@@ -124,7 +131,8 @@ class LogMel:
         for first in range(0, count, _CHUNK):
             rows = out[first : first + _CHUNK]
             # To float64 here rather than for the whole clip: the chunk's samples are still in cache when they are used.
-            part = samples[first * hop : (first + len(rows) - 1) * hop + n_fft].astype(np.float64)
+            part = samples[first * hop : (first + len(rows) - 1) * hop + n_fft]
+            part = self._prepared(part).astype(np.float64)
             windows = sliding_window_view(part, n_fft)[::hop]
             self._decibels(np.multiply(windows, self._window, out=scratch[: len(rows)]), rows)
         return out
@@ -165,6 +173,19 @@ def _used(bands: NDArray[np.float64]) -> tuple[int, int]:
     """First bin with a weight, and how many bins from there to the last one; (0, 1) if there is none."""
     used = np.flatnonzero(bands.any(axis=1))
     return (int(used[0]), int(used[-1] - used[0]) + 1) if used.size else (0, 1)
+
+
+def int16_round_trip(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Samples quantised to int16 and back, as `float32_to_int16` and `int16_to_float32` of LAION's CLAP do.
+
+    trunc(clip(x, -1, 1) · 32767) / 32767, each step rounded to float32: the product must be, because rounding it lifts
+    many values that came from int16 back to the integer that they were. Any shape; a new float32 array comes back.
+    """
+    result = np.clip(samples, np.float32(-1.0), np.float32(1.0)).astype(np.float32, copy=False)
+    result *= np.float32(32767.0)
+    np.trunc(result, out=result)
+    result /= np.float32(32767.0)
+    return result
 
 
 def pad_clip(waveform: NDArray[np.float32], spec: LogMelSpec) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from claprt.errors import BundleError
-from claprt.spec import MEL_NORMS, MEL_SCALES, PADDINGS, PRECISIONS, RECIPES, LogMelSpec
+from claprt.spec import MEL_NORMS, MEL_SCALES, PADDINGS, PRECISIONS, RECIPES, VARIANTS, LogMelSpec
 
 FORMAT = "claprt-bundle"
 SCHEMA_VERSION = 1
@@ -62,7 +62,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """The audio tower: its log-Mel input, its recipe, its graphs by precision."""
+    """The audio tower: its log-Mel input, its recipe, its graphs by variant."""
 
     log_mel: LogMelSpec
     frames: int
@@ -87,7 +87,7 @@ class TokenizerProbe:
 
 @dataclass(frozen=True)
 class TextInfo:
-    """The text tower: its tokenizer and its graphs by precision."""
+    """The text tower: its tokenizer and its graphs by variant."""
 
     tokenizer: FileEntry
     pad_id: int
@@ -109,8 +109,18 @@ class Manifest:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Precisions that both towers have, best first."""
-        return tuple(p for p in PRECISIONS if p in self.audio.variants and p in self.text.variants)
+        """Precisions that both towers have, for whatever backend, best first."""
+        return tuple(p for p in PRECISIONS if p in self.variants or f"{p}-cpu" in self.variants)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Variants that both towers have, best first."""
+        return tuple(name for name in VARIANTS if name in self.audio.variants and name in self.text.variants)
+
+    def variant_for(self, precision: str, cpu: bool) -> str | None:
+        """The variant that stands for a precision on a CPU, or on a GPU; None where there is none."""
+        wanted = (f"{precision}-cpu", precision) if cpu else (precision,)
+        return next((name for name in wanted if name in self.variants), None)
 
     def to_json(self) -> str:
         """The manifest's text: two-space indent, fixed key order, trailing newline."""
@@ -232,8 +242,8 @@ def _check_relations(manifest: Manifest, root: _Node) -> None:
     expected = compute_space_id(model.weights_sha256, audio.log_mel, audio.fusion, manifest.text.tokenizer.sha256)
     if model.space_id != expected:
         raise root.child("model").child("space_id").bad(f"weights, log_mel and tokenizer give {expected!r}")
-    if not manifest.precisions:
-        raise root.child("audio").child("variants").bad("no precision that both towers have")
+    if not manifest.variants:
+        raise root.child("audio").child("variants").bad("no variant that both towers have")
 
 
 def _model(node: _Node) -> ModelInfo:
@@ -272,6 +282,7 @@ def _log_mel(node: _Node) -> LogMelSpec:
         log_floor=node.child("log_floor").number(1e-30, 1.0),
         clip_samples=node.child("clip_samples").integer(1, 1 << 30),
         padding=cast(Any, node.child("padding").choice(PADDINGS)),
+        int16=node.child("int16").boolean(),
     )
     if not spec.f_min < spec.f_max <= spec.sampling_rate / 2:
         raise node.child("f_max").bad(f"must lie between f_min = {spec.f_min} and half the sampling rate")
@@ -299,8 +310,8 @@ def _text(node: _Node) -> TextInfo:
 def _variants(node: _Node) -> dict[str, Variant]:
     result = {}
     for name in node.mapping():
-        if name not in PRECISIONS:
-            raise node.bad(f"{_shown(name)} is not a precision this claprt knows ({', '.join(PRECISIONS)})")
+        if name not in VARIANTS:
+            raise node.bad(f"{_shown(name)} is not a variant this claprt knows ({', '.join(VARIANTS)})")
         child = node.child(name)
         entry = _file_entry(child)
         external = (

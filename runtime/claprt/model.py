@@ -63,18 +63,18 @@ class Prediction(NamedTuple):
 class Clap:
     """A CLAP model from a bundle, without PyTorch. Make one with `claprt.load`. Methods are thread-safe."""
 
-    def __init__(self, bundle: Bundle, backend: str, precision: str, threads: int | None) -> None:
-        self._bundle, self._backend, self._precision, self._threads = bundle, backend, precision, threads
+    def __init__(self, bundle: Bundle, backend: str, variant: str, threads: int | None) -> None:
+        self._bundle, self._backend, self._variant, self._threads = bundle, backend, variant, threads
         # Hashes are checked now; the engines start when they are first used: many users need one tower only.
         manifest = bundle.manifest
-        self._audio_graph = _verified(bundle, manifest.audio.variants[precision])
-        self._text_graph = _verified(bundle, manifest.text.variants[precision])
+        self._audio_graph = _verified(bundle, manifest.audio.variants[variant])
+        self._text_graph = _verified(bundle, manifest.text.variants[variant])
         self._tokenizer = Tokenizer(bundle.verified(manifest.text.tokenizer), manifest.text)
         self._audio = _Lazy(self._load_audio)
         self._text = _Lazy(self._load_text)
 
     def __repr__(self) -> str:
-        return f"Clap({self.manifest.model.source!r}, backend={self._backend!r}, precision={self._precision!r})"
+        return f"Clap({self.manifest.model.source!r}, backend={self._backend!r}, precision={self.precision!r})"
 
     @property
     def manifest(self) -> Manifest:
@@ -89,7 +89,12 @@ class Clap:
     @property
     def precision(self) -> str:
         """The precision that runs."""
-        return self._precision
+        return self._variant.removesuffix("-cpu")
+
+    @property
+    def variant(self) -> str:
+        """The variant of the towers that runs: the precision's name, with "-cpu" where it was made for CPUs."""
+        return self._variant
 
     @property
     def embedding_dim(self) -> int:
@@ -331,7 +336,8 @@ def load(
         path: the bundle's directory.
         backend: "ort-cpu", or "auto" for the best one that can run here (`claprt doctor` lists them; the choice is
             logged to the logger "claprt" and is `Clap.backend`). A backend asked for by name runs or is an error.
-        precision: "fp32", "fp16" or "int8", as far as the bundle has it; None is FP32.
+        precision: "fp32", "fp16" or "int8", as far as the bundle has it; None is FP32. INT8 on a CPU is the variant
+            "int8-cpu"; FP16 runs there too, no faster than FP32.
         threads: CPU threads of one run; None takes the cores that this process may use.
 
     Raises:
@@ -356,8 +362,13 @@ def load(
         raise OptionError(f"unknown precision: {name!r}; choose one of {', '.join(PRECISIONS)}")
     if name not in available:
         raise OptionError(f"the bundle has no {name}: {path}: it has {', '.join(available)}; build it with {name}")
-    _log.info("%s: backend %s (asked for: %s), precision %s", path, chosen, backend, name)
-    return Clap(bundle, chosen, name, threads)
+    variant = bundle.manifest.variant_for(name, cpu=chosen == "ort-cpu")
+    if variant is None:
+        raise OptionError(
+            f"the bundle has {name} for CPUs only: {path}: the backend is {chosen}; build it again, or use ort-cpu"
+        )
+    _log.info("%s: backend %s (asked for: %s), variant %s", path, chosen, backend, variant)
+    return Clap(bundle, chosen, variant, threads)
 
 
 def _verified(bundle: Bundle, variant: Variant) -> Path:

@@ -18,6 +18,8 @@ MEL_NORMS: tuple[str, ...] = get_args(MelNorm)
 PADDINGS: tuple[str, ...] = get_args(Padding)
 
 PRECISIONS = ("fp32", "fp16", "int8")
+# Graphs of a tower: one for each precision, and one that only CPUs take.
+VARIANTS = (*PRECISIONS, "int8-cpu")
 RECIPES = ("head", "windows", "fusion")
 
 
@@ -37,6 +39,8 @@ class LogMelSpec:
         clip_samples: samples of one clip (480000 = 10 s).
         padding: how a shorter clip is filled: "repeatpad" (repeat floor(clip/len) times, then zeros), "repeat" (repeat
             and cut), "pad" (zeros).
+        int16: quantise samples to int16 and back first, as LAION's own code does, all in float32:
+            x <- trunc(clip(x, -1, 1) · 32767) / 32767.
     """
 
     sampling_rate: int
@@ -50,6 +54,7 @@ class LogMelSpec:
     log_floor: float
     clip_samples: int
     padding: Padding
+    int16: bool
 
     @property
     def n_bins(self) -> int:

