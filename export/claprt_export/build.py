@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +28,31 @@ from claprt.manifest import (
     Variant,
     compute_space_id,
 )
+from claprt.model import load_variant
 from claprt.progress import Progress
+from claprt.spec import PRECISIONS, VARIANTS
 from claprt_export.checkpoint import Checkpoint, load_checkpoint
 from claprt_export.graph import export_audio_tower, export_text_tower
-from claprt_export.parity import Verification, verification_sounds, verify_fp32
+from claprt_export.parity import (
+    BOUNDS,
+    compare,
+    make_reference,
+    require,
+    verification_sounds,
+    verification_texts,
+)
+from claprt_export.precision.data import calibration_set, text_batches, waveform_batches
+from claprt_export.report import VariantReport, demo_accuracy, demo_sounds, require_accuracy, sizes
+from claprt_export.report import write as write_report
+from claprt_export.source import DEMO_SOURCES
+from claprt_export.variants import Choice, Tower, write_half, write_int8
 
 # Letters, accents, punctuation, an emoji, capitals: what tokenizers disagree about.
 PROBE_TEXT = "The sound of 2 dogs barking — naïve, café-style; ¿OK? 🎺"
+# Steps of a build besides its variants' verifications.
+_STEPS = 4
+# Sounds that layers are judged on while INT8 is chosen. The result is verified on all.
+_JUDGED = 24
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers", "numpy")
 
 
@@ -47,6 +65,8 @@ def build(
     replace: bool = False,
     tokenizer: str | None = None,
     int16: bool | None = None,
+    precisions: Sequence[str] = ("fp32",),
+    calibration: Path | None = None,
 ) -> Manifest:
     """Export a checkpoint, verify the result against transformers, and put it in place.
 
@@ -58,6 +78,8 @@ def build(
         replace: replace a bundle that is already there.
         tokenizer: for a .pt file, which has none: a directory or hub id; None is roberta-base.
         int16: whether samples are quantised to int16 before the log-Mel; None is as the checkpoint was trained.
+        precisions: "fp32", "fp16", "int8"; FP32 is always built, as the others are made from it and judged beside it.
+        calibration: a directory of recordings and captions to calibrate INT8 on; None is claprt's own.
 
     Returns:
         The manifest of the new bundle.
@@ -66,32 +88,28 @@ def build(
         CheckpointError: the checkpoint cannot be loaded or is of an architecture that claprt refuses.
         ExportError: the export failed or misses its bounds. Nothing is left behind.
         OptionError: the output cannot be written, or exists; or an option does not apply to this source.
-        AudioError: `recordings` has no usable sounds.
+        AudioError: `recordings` or `calibration` has no usable sounds.
     """
+    _check_precisions(precisions, calibration)
     _check_output(output, replace)
-    with Progress(f"build {output.name}", total=5) as progress:
+    with Progress(f"build {output.name}", total=_STEPS + len(_variants(precisions))) as progress:
         progress.note("loading the checkpoint")
         checkpoint = load_checkpoint(source, revision, tokenizer, int16)
         description, waveforms = verification_sounds(checkpoint.log_mel, recordings)
         progress.advance()
         with _staging(output) as staging:
-            progress.note("exporting the audio tower")
-            export_audio_tower(checkpoint, staging / "audio.fp32.onnx")
-            progress.advance()
-            progress.note("exporting the text tower")
-            export_text_tower(checkpoint, staging / "text.fp32.onnx")
-            (staging / "tokenizer.json").write_text(checkpoint.tokenizer_json(), encoding="utf-8")
-            progress.advance()
-            manifest = _manifest(checkpoint, staging)
+            towers = _export_towers(checkpoint, staging, progress)
+            calibrated, choices = _write_variants(checkpoint, towers, precisions, calibration, waveforms, progress)
+            del towers
+            manifest = _manifest(checkpoint, staging, _variants(precisions))
             _write(manifest, staging)
-            progress.note("verifying against transformers")
-            verification = _verify(checkpoint, staging, description, waveforms, progress)
-            progress.advance()
+            reports = _verify(checkpoint, staging, description, waveforms, choices, progress)
+            write_report(staging, checkpoint.source, calibrated, reports)
             manifest = Manifest(
                 manifest.model,
                 manifest.audio,
                 manifest.text,
-                {"fp32": verification.to_json()},
+                {variant: report.verification.to_json() for variant, report in reports.items()},
                 _provenance(),
             )
             _write(manifest, staging)
@@ -99,6 +117,76 @@ def build(
             _put_in_place(staging, output, replace)
             progress.advance()
     return manifest
+
+
+def _check_precisions(precisions: Sequence[str], calibration: Path | None) -> None:
+    unknown = [name for name in precisions if name not in PRECISIONS]
+    if unknown or not precisions:
+        found = f"unknown precision: {unknown[0]!r}" if unknown else "no precision was named"
+        raise OptionError(f"{found}; choose among {', '.join(PRECISIONS)}")
+    if calibration is not None and "int8" not in precisions:
+        raise OptionError(f"a calibration directory without INT8: {calibration}; add --precision fp32,int8")
+    if calibration is not None and not calibration.is_dir():
+        raise OptionError(f"the calibration directory does not exist: {calibration}; pass a directory of recordings")
+
+
+def _variants(precisions: Sequence[str]) -> list[str]:
+    """The variants of a bundle of these precisions."""
+    wanted = {"fp32", *precisions} | ({"int8-cpu"} if "int8" in precisions else set())
+    return [name for name in VARIANTS if name in wanted]
+
+
+def _export_towers(checkpoint: Checkpoint, staging: Path, progress: Progress) -> list[Tower]:
+    """Both FP32 graphs and the tokenizer."""
+    progress.note("exporting the audio tower")
+    audio = export_audio_tower(checkpoint, staging / "audio.fp32.onnx")
+    progress.advance()
+    progress.note("exporting the text tower")
+    text = export_text_tower(checkpoint, staging / "text.fp32.onnx")
+    (staging / "tokenizer.json").write_text(checkpoint.tokenizer_json(), encoding="utf-8")
+    progress.advance()
+    return [
+        Tower("audio", audio, staging / "audio.fp32.onnx", (), ()),
+        Tower("text", text, staging / "text.fp32.onnx", (), ()),
+    ]
+
+
+def _write_variants(
+    checkpoint: Checkpoint,
+    towers: Sequence[Tower],
+    precisions: Sequence[str],
+    calibration: Path | None,
+    waveforms: Sequence[NDArray[np.float32]],
+    progress: Progress,
+) -> tuple[dict[str, str] | None, dict[str, dict[str, Choice]]]:
+    """Write what is asked for besides FP32. Returns the calibration set's description, and choices[variant][tower]."""
+    choices: dict[str, dict[str, Choice]] = {}
+    if set(precisions) <= {"fp32"}:
+        return None, choices
+    data = None
+    if "int8" in precisions:
+        progress.note("int8: making the calibration set")
+        data = calibration_set(checkpoint, calibration)
+    for tower in towers:
+        if tower.name == "audio":
+            some = [waveforms[round(i)] for i in np.linspace(0, len(waveforms) - 1, min(len(waveforms), _JUDGED))]
+            tower.inputs = waveform_batches(checkpoint, some)
+        else:
+            tower.inputs = text_batches(checkpoint, verification_texts())
+        if data is not None:
+            tower.calibration = data.audio if tower.name == "audio" else data.text
+
+        def tick(text: str, name: str = tower.name) -> None:
+            progress.note(f"{name} tower, {text}")
+
+        if "fp16" in precisions:
+            choice = write_half(tower, getattr(BOUNDS["fp16"], tower.name), tick)
+            choices.setdefault("fp16", {})[tower.name] = choice
+        if "int8" in precisions:
+            for variant, choice in write_int8(tower, getattr(BOUNDS["int8"], tower.name), tick).items():
+                choices.setdefault(variant, {})[tower.name] = choice
+        tower.calibration, tower.inputs = (), ()
+    return None if data is None else {"description": data.description, "sha256": data.sha256}, choices
 
 
 def _check_output(output: Path, replace: bool) -> None:
@@ -144,7 +232,7 @@ def _put_in_place(staging: Path, output: Path, replace: bool) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _manifest(checkpoint: Checkpoint, staging: Path) -> Manifest:
+def _manifest(checkpoint: Checkpoint, staging: Path, variants: Sequence[str]) -> Manifest:
     spec = checkpoint.log_mel
     weights = checkpoint.weights_sha256
     tokenizer = _entry(staging / "tokenizer.json")
@@ -164,7 +252,7 @@ def _manifest(checkpoint: Checkpoint, staging: Path) -> Manifest:
             clip_seconds=spec.clip_seconds,
             fusion=checkpoint.fusion,
             default_recipe="fusion" if checkpoint.fusion else "windows",
-            variants={"fp32": _variant(staging, "audio.fp32.onnx")},
+            variants={name: _variant(staging, f"audio.{name}.onnx") for name in variants},
         ),
         text=TextInfo(
             tokenizer=tokenizer,
@@ -172,7 +260,7 @@ def _manifest(checkpoint: Checkpoint, staging: Path) -> Manifest:
             vocab_size=int(text_config.vocab_size),
             max_tokens=checkpoint.max_tokens,
             probe=TokenizerProbe(PROBE_TEXT, tuple(checkpoint.tokenizer(PROBE_TEXT)["input_ids"])),
-            variants={"fp32": _variant(staging, "text.fp32.onnx")},
+            variants={name: _variant(staging, f"text.{name}.onnx") for name in variants},
         ),
     )
 
@@ -195,17 +283,30 @@ def _verify(
     checkpoint: Checkpoint,
     staging: Path,
     description: str,
-    waveforms: list[NDArray[np.float32]],
+    waveforms: Sequence[NDArray[np.float32]],
+    choices: Mapping[str, Mapping[str, Choice]],
     progress: Progress,
-) -> Verification:
-    done = 0
+) -> dict[str, VariantReport]:
+    """Each variant against transformers, and on the labelled sounds of a demo checkpoint."""
 
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        progress.note(f"verifying against transformers, sound {done} of {len(waveforms)}")
+    def say(what: str, total: int) -> Callable[[int], None]:
+        return lambda done: progress.note(f"{what}, {done} of {total}")
 
-    return verify_fp32(checkpoint, claprt.load(staging), description, waveforms, tick)
+    count = len(waveforms)
+    reference = make_reference(checkpoint, description, waveforms, say("transformers, sound", count))
+    labelled = demo_sounds() if checkpoint.source in DEMO_SOURCES else []
+    reports: dict[str, VariantReport] = {}
+    for variant in open_bundle(staging).manifest.variants:
+        clap = load_variant(staging, variant)
+        verification = compare(clap, reference, say(f"verifying {variant}, sound", count))
+        require(verification, variant)
+        accuracy = demo_accuracy(clap, labelled, say(f"{variant}: labelled sound", len(labelled))) if labelled else None
+        reports[variant] = VariantReport(
+            verification, sizes(clap.manifest, variant), choices.get(variant, {}), accuracy
+        )
+        require_accuracy(variant, accuracy, reports["fp32"].accuracy)
+        progress.advance()
+    return reports
 
 
 def _provenance() -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,15 @@ FORBIDDEN_OPS = frozenset(
     | {"Compress", "NonMaxSuppression"}
 )
 
+# Operation domains that a variant's graph may use: standard ONNX, and for CPUs ONNX Runtime's own.
+DOMAINS = {"fp32": ("",), "fp16": ("",), "int8": ("",), "int8-cpu": ("", "com.microsoft")}
 
-def export_audio_tower(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the audio tower: `input_features` (batch, channels, frames, mels), [`is_longer`] -> `audio_embeds`."""
+
+def export_audio_tower(checkpoint: Checkpoint, path: Path) -> AudioTower:
+    """Write the audio tower: `input_features` (batch, channels, frames, mels), [`is_longer`] -> `audio_embeds`.
+
+    Returns the tower that was written.
+    """
     tower = AudioTower(checkpoint.model, checkpoint.log_mel.frames).eval()
     channels = 4 if checkpoint.fusion else 1
     features = torch.full((2, channels, checkpoint.log_mel.frames, checkpoint.log_mel.n_mels), -30.0)
@@ -38,15 +44,20 @@ def export_audio_tower(checkpoint: Checkpoint, path: Path) -> None:
         args = (features, torch.tensor([[True], [False]]))
         dynamic["is_longer"] = {0: batch}
     _export(tower, args, dynamic, "audio_embeds", path)
+    return tower
 
 
-def export_text_tower(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the text tower: `input_ids`, `attention_mask` (batch, tokens) int64 -> `text_embeds`."""
+def export_text_tower(checkpoint: Checkpoint, path: Path) -> TextTower:
+    """Write the text tower: `input_ids`, `attention_mask` (batch, tokens) int64 -> `text_embeds`.
+
+    Returns the tower that was written.
+    """
     tower = TextTower(checkpoint.model).eval()
     ids = torch.full((2, 16), 3, dtype=torch.int64)
     shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("tokens", min=1, max=tower.max_tokens)}
     dynamic = {"input_ids": shape, "attention_mask": shape}
     _export(tower, (ids, torch.ones_like(ids)), dynamic, "text_embeds", path)
+    return tower
 
 
 def _export(
@@ -132,19 +143,19 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     )
 
 
-def check(path: Path, inputs: Sequence[str], output: str) -> None:
+def check(path: Path, inputs: Sequence[str], output: str, domains: Collection[str] = ("",)) -> None:
     """Check a written graph.
 
     Raises:
-        ExportError: `onnx.checker` objects, the graph has an operation of `FORBIDDEN_OPS` or of another domain, or its
-            inputs or outputs are not the ones of the bundle format.
+        ExportError: `onnx.checker` objects, the graph has an operation of `FORBIDDEN_OPS` or of a domain that is not in
+            `domains`, or its inputs or outputs are not the ones of the bundle format.
     """
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker raises several unrelated types
         raise ExportError(f"the exported graph is not valid ONNX: {path.name}: {str(error).splitlines()[0]}") from error
     graph = onnx.load(str(path), load_external_data=False).graph
-    bad = sorted({node.op_type for node in graph.node if node.op_type in FORBIDDEN_OPS or node.domain})
+    bad = sorted({node.op_type for node in graph.node if node.op_type in FORBIDDEN_OPS or node.domain not in domains})
     if bad:
         raise ExportError(f"the exported graph has operations that a bundle must not have: {path.name}: {bad}")
     found = [value.name for value in graph.input], [value.name for value in graph.output]

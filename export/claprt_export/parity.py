@@ -18,16 +18,35 @@ from numpy.typing import NDArray
 
 from claprt import recipes
 from claprt.audio_io import open_audio
-from claprt.errors import AudioError, ExportError
+from claprt.errors import ExportError
 from claprt.log_mel import LogMel
 from claprt.model import Clap
 from claprt.spec import LogMelSpec
 from claprt_export.checkpoint import Checkpoint
-from claprt_export.demo import sounds
+from claprt_export.demo import captions, sounds
+from claprt_export.precision.data import find_sounds
+from claprt_export.ranking import Agreement
 
-# Bounds of FP32 against PyTorch, for the worst vector.
+# FP32 against PyTorch: what the worst vector and the worst element must hold.
 FP32_MIN_COSINE = 0.999999
 FP32_MAX_ABS = 1e-5
+MAX_RECORDINGS = 64
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a variant's worst vector must hold: its cosine with transformers' vector, by tower."""
+
+    audio: float
+    text: float
+
+
+BOUNDS = {
+    "fp32": Bound(FP32_MIN_COSINE, FP32_MIN_COSINE),
+    "fp16": Bound(0.9999, 0.9999),
+    "int8": Bound(0.9995, 0.999),
+    "int8-cpu": Bound(0.9995, 0.999),
+}
 
 TEXTS = (
     "a dog barking",
@@ -41,7 +60,6 @@ TEXTS = (
     "An old wooden clock ticks slowly on the wall, a kettle begins to boil, children laugh outside, and then, all at "
     "once, the radio starts to play a waltz by a small string orchestra recorded long ago in a large and empty hall.",
 )
-_SOUND_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus"}
 
 
 @dataclass(frozen=True)
@@ -50,13 +68,14 @@ class Comparison:
 
     Attributes:
         count: rows.
-        worst_cosine: smallest cosine between a row and its reference.
+        worst_cosine, mean_cosine: between a row and its reference.
         max_abs: largest absolute difference of an element.
         mean_cross_cosine: mean cosine between different reference rows. Near 1 the comparison would prove nothing.
     """
 
     count: int
     worst_cosine: float
+    mean_cosine: float
     max_abs: float
     mean_cross_cosine: float
 
@@ -67,7 +86,11 @@ class Comparison:
         cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
         cross = (b @ b.T)[~np.eye(len(b), dtype=bool)]
         return Comparison(
-            len(a), float(cosines.min()), float(np.abs(a - b).max()), float(cross.mean()) if cross.size else 1.0
+            len(a),
+            float(cosines.min()),
+            float(cosines.mean()),
+            float(np.abs(a - b).max()),
+            float(cross.mean()) if cross.size else 1.0,
         )
 
     def within_fp32_bounds(self) -> bool:
@@ -88,17 +111,47 @@ class Verification:
     inputs: str
     audio: Comparison
     text: Comparison
+    agreement: Agreement
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest."""
+        """For the manifest and the report."""
         return asdict(self)
+
+    def missed(self, variant: str) -> list[str]:
+        """The bounds of `variant` that do not hold, each with its figures."""
+        result = []
+        for tower, comparison in (("audio", self.audio), ("text", self.text)):
+            bound = float(getattr(BOUNDS[variant], tower))
+            ok = comparison.within_fp32_bounds() if variant == "fp32" else comparison.worst_cosine >= bound
+            if not ok:
+                limit = f", max abs <= {FP32_MAX_ABS:g}" if variant == "fp32" else ""
+                result.append(f"{tower} tower: {comparison}; needed: worst cosine >= {bound}{limit}")
+        if variant in ("fp32", "fp16") and self.agreement.top1_decided < 1.0:
+            result.append(f"top-1 agrees for {self.agreement.top1_decided:.4f} of the sounds; needed: all")
+        return result
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Inputs, and what transformers makes of them: unit vectors (n, dim) of sounds, (m, dim) of texts."""
+
+    description: str
+    waveforms: tuple[NDArray[np.float32], ...]
+    texts: tuple[str, ...]
+    audio: NDArray[np.float32]
+    text: NDArray[np.float32]
+
+
+def verification_texts() -> tuple[str, ...]:
+    """What a build is verified on: all kinds of texts, and a label for each kind of demo sound."""
+    return TEXTS + tuple(captions.CLASS_TEMPLATE.format(kind) for kind in sounds.KINDS)
 
 
 def verification_sounds(spec: LogMelSpec, directory: Path | None) -> tuple[str, list[NDArray[np.float32]]]:
     """The waveforms that a build is verified on, at the model's rate, and a description of them.
 
     Every kind of demo sound at several lengths, silence, one sample, a sound longer than a clip, and, where a directory
-    of recordings is given, each of them (at most 64, the first 40 s).
+    of recordings is given, each of them (at most MAX_RECORDINGS, the first 40 s).
 
     Raises:
         AudioError: the directory has no sounds.
@@ -110,9 +163,7 @@ def verification_sounds(spec: LogMelSpec, directory: Path | None) -> tuple[str, 
     result += [np.zeros(48_000, np.float32), np.full(1, 0.5, np.float32), sounds.render("rain", 7_100_000, 23.0)]
     description = f"{len(result)} synthesised sounds"
     if directory is not None:
-        paths = sorted(p for p in directory.rglob("*") if p.suffix.lower() in _SOUND_SUFFIXES)[:64]
-        if not paths:
-            raise AudioError(f"no recordings: {directory}: no file ends in {', '.join(sorted(_SOUND_SUFFIXES))}")
+        paths = find_sounds(directory)[:MAX_RECORDINGS]
         result += [_read(path, spec) for path in paths]
         description += f", {len(paths)} recordings"
     return description, result
@@ -127,49 +178,76 @@ def _read(path: Path, spec: LogMelSpec, seconds: float = 40.0) -> NDArray[np.flo
     return clip.waveform
 
 
-def verify_fp32(
+def make_reference(
     checkpoint: Checkpoint,
-    clap: Clap,
     description: str,
     waveforms: Sequence[NDArray[np.float32]],
-    tick: Callable[[], None],
-) -> Verification:
-    """Compare a loaded bundle with its checkpoint.
+    tick: Callable[[int], None] = lambda done: None,
+) -> Reference:
+    """Transformers' vectors of the waveforms and of `verification_texts`. `tick` hears how many sounds are done."""
+    vectors = []
+    for done, waveform in enumerate(waveforms):
+        tick(done + 1)
+        vectors.append(_reference_of(checkpoint, waveform))
+    texts = verification_texts()
+    return Reference(
+        f"{description}, {len(texts)} texts",
+        tuple(waveforms),
+        texts,
+        np.stack(vectors),
+        reference_texts(checkpoint, texts),
+    )
+
+
+def compare(clap: Clap, reference: Reference, tick: Callable[[int], None] = lambda done: None) -> Verification:
+    """Compare a loaded bundle with its checkpoint's vectors."""
+    spec, found = clap.manifest.audio.log_mel, []
+    for done, waveform in enumerate(reference.waveforms):
+        tick(done + 1)
+        found.append(clap.embed_audio(waveform, recipe=_recipe(spec, clap.manifest.audio.fusion, waveform))[0])
+    audio, text = np.stack(found), clap.embed_text(reference.texts)
+    labels = slice(len(TEXTS), None)
+    return Verification(
+        reference.description,
+        Comparison.of(audio, reference.audio),
+        Comparison.of(text, reference.text),
+        Agreement.of(audio, text[labels], reference.audio, reference.text[labels]),
+    )
+
+
+def require(verification: Verification, variant: str) -> None:
+    """Refuse a variant that misses a bound.
 
     Raises:
-        ExportError: a bound is missed. The message has the figures.
+        ExportError: with the figures.
     """
-    found, reference = [], []
-    for waveform in waveforms:
-        audio_found, audio_reference = _audio_pair(checkpoint, clap, waveform)
-        found.append(audio_found)
-        reference.append(audio_reference)
-        tick()
-    audio = Comparison.of(np.stack(found), np.stack(reference))
-    text = Comparison.of(clap.embed_text(TEXTS), reference_texts(checkpoint, TEXTS))
-    for tower, comparison in (("audio", audio), ("text", text)):
-        if not comparison.within_fp32_bounds():
-            raise ExportError(
-                f"the exported {tower} tower misses the FP32 bounds against transformers: {comparison}; needed: worst "
-                f"cosine >= {FP32_MIN_COSINE}, max abs <= {FP32_MAX_ABS:g}; please report this checkpoint"
+    missed = verification.missed(variant)
+    if missed:
+        raise ExportError(
+            f"the exported {variant} misses its bounds against transformers: {'; '.join(missed)}; "
+            + (
+                "please report this checkpoint"
+                if variant == "fp32"
+                else "build without it (--precision), or calibrate on sounds and captions like your own (--calibration)"
             )
-    return Verification(f"{description}, {len(TEXTS)} texts", audio, text)
+        )
 
 
-def _audio_pair(
-    checkpoint: Checkpoint, clap: Clap, waveform: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """One waveform through the runtime and through transformers."""
+def _recipe(spec: LogMelSpec, fusion: bool, waveform: NDArray[np.float32]) -> str:
+    """What is compared of a sound: transformers has no windows, so of a long one the head, or the fusion of all."""
+    return "fusion" if fusion and len(waveform) > spec.clip_samples else "head"
+
+
+def _reference_of(checkpoint: Checkpoint, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Transformers' vector of one waveform, (dim,)."""
     spec = checkpoint.log_mel
     if len(waveform) <= spec.clip_samples:
-        return clap.embed_audio(waveform)[0], reference_audio(checkpoint, waveform)
-    recipe = "fusion" if checkpoint.fusion else "head"
+        return reference_audio(checkpoint, waveform)
     channels = 4 if checkpoint.fusion else 1
     with open_audio(waveform, spec.sampling_rate) as source:
-        (clip,) = recipes.clips(source, spec, recipe, channels)
+        (clip,) = recipes.clips(source, spec, _recipe(spec, checkpoint.fusion, waveform), channels)
     features = recipes.features(clip, LogMel(spec), channels)
-    found = clap.embed_audio(waveform, recipe=recipe)[0]
-    return found, reference_tower(checkpoint, features[None], np.array([[clip.is_longer]]))[0]
+    return reference_tower(checkpoint, features[None], np.array([[clip.is_longer]]))[0]
 
 
 def reference_audio(checkpoint: Checkpoint, waveform: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -226,7 +226,9 @@ class TimeStretch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        taps = [torch.index_select(x, 2, getattr(self, f"index{t}")) * getattr(self, f"weight{t}") for t in range(self.taps)]
+        taps = [
+            torch.index_select(x, 2, getattr(self, f"index{t}")) * getattr(self, f"weight{t}") for t in range(self.taps)
+        ]
         return sum(taps[1:], start=taps[0])
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar, overload
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from claprt.bundle import Bundle, open_bundle
 from claprt.embedder import AudioEmbedder, ErrorHook, ProgressHook, unit
 from claprt.engines import Engine, choose_backend, load_engine
 from claprt.errors import OptionError, SpaceMismatchError
+from claprt.lazy import Lazy
 from claprt.manifest import Manifest, Variant
 from claprt.recipes import check_recipe
 from claprt.spec import PRECISIONS
@@ -30,7 +30,6 @@ _TEXT_BATCH = 32
 _MAX_THREADS = 1024
 
 _log = logging.getLogger("claprt")
-_T = TypeVar("_T")
 _Sound = TypeVar("_Sound", bound=AudioInput)  # so that a list of paths, or of arrays, is a list of sounds
 
 
@@ -70,8 +69,8 @@ class Clap:
         self._audio_graph = _verified(bundle, manifest.audio.variants[variant])
         self._text_graph = _verified(bundle, manifest.text.variants[variant])
         self._tokenizer = Tokenizer(bundle.verified(manifest.text.tokenizer), manifest.text)
-        self._audio = _Lazy(self._load_audio)
-        self._text = _Lazy(self._load_text)
+        self._audio = Lazy(self._load_audio)
+        self._text = Lazy(self._load_text)
 
     def __repr__(self) -> str:
         return f"Clap({self.manifest.model.source!r}, backend={self._backend!r}, precision={self.precision!r})"
@@ -371,6 +370,18 @@ def load(
     return Clap(bundle, chosen, variant, threads)
 
 
+def load_variant(path: str | os.PathLike[str], variant: str, threads: int | None = None) -> Clap:
+    """Load one variant by its own name on the CPU, also the one that is made for GPUs: to verify it.
+
+    Raises:
+        As `load`.
+    """
+    bundle = open_bundle(path)
+    if variant not in bundle.manifest.variants:
+        raise OptionError(f"the bundle has no {variant}: {path}: it has {', '.join(bundle.manifest.variants)}")
+    return Clap(bundle, choose_backend("ort-cpu"), variant, threads)
+
+
 def _verified(bundle: Bundle, variant: Variant) -> Path:
     graph, *_ = [bundle.verified(entry) for entry in variant.files]
     return graph
@@ -380,18 +391,3 @@ def _as_sequence(clips: AudioInput | Sequence[AudioInput]) -> Sequence[AudioInpu
     if isinstance(clips, (list, tuple)):
         return clips
     return [clips]  # type: ignore[list-item]
-
-
-class _Lazy(Generic[_T]):
-    """A value that is made once, when it is first asked for, by whichever thread comes first."""
-
-    def __init__(self, make: Callable[[], _T]) -> None:
-        self._make, self._lock = make, threading.Lock()
-        self._made: list[_T] = []
-
-    def get(self) -> _T:
-        if not self._made:
-            with self._lock:
-                if not self._made:
-                    self._made.append(self._make())
-        return self._made[0]

@@ -106,8 +106,17 @@ def waveform_batches(checkpoint: Checkpoint, waveforms: Iterable[NDArray[np.floa
     for waveform in waveforms:
         with open_audio(waveform, checkpoint.log_mel.sampling_rate) as source:
             recipe = "fusion" if checkpoint.fusion else "head"
-            result.append(tower_batch(checkpoint, next(recipes.clips(source, checkpoint.log_mel, recipe, channels)), log_mel))
+            result.append(
+                tower_batch(checkpoint, next(recipes.clips(source, checkpoint.log_mel, recipe, channels)), log_mel)
+            )
     return result
+
+
+def text_batches(checkpoint: Checkpoint, texts: Iterable[str]) -> list[Batch]:
+    """Texts as the text tower's arguments, one each."""
+    encode = checkpoint.tokenizer
+    rows = (torch.tensor([encode(t, truncation=True, max_length=checkpoint.max_tokens)["input_ids"]]) for t in texts)
+    return [(ids, torch.ones_like(ids)) for ids in rows]
 
 
 def _made_clips(checkpoint: Checkpoint) -> list[Batch]:
@@ -172,17 +181,16 @@ def _token_batches(checkpoint: Checkpoint, texts: Iterable[str]) -> list[Batch]:
     first, last = rows[0][0], rows[0][-1]
     usual = [token for token in set(tokenizer.get_vocab().values()) if token not in tokenizer.all_special_ids]
     usual.sort()
-    for length in (1, 1, 2, 3, 5, 8, 12, 20, 32, 48) * 4:
-        rows.append([first, *generator.choices(usual, k=min(length, checkpoint.max_tokens - 2)), last])
+    longest = checkpoint.max_tokens - 2
+    lengths = [min(length, longest) for length in (1, 1, 2, 3, 5, 8, 12, 20, 32, 48) * 4]
+    rows += [[first, *generator.choices(usual, k=length), last] for length in lengths]
     for length in (4, 12, 30, 60):
-        rows.append([first, *[generator.choice(usual)] * min(length, checkpoint.max_tokens - 2), last])
-        rows.append([first, *[rows[0][1]] * min(length, checkpoint.max_tokens - 2), last])
+        rows.extend([first, *[token] * min(length, longest), last] for token in (generator.choice(usual), rows[0][1]))
     by_length: dict[int, list[list[int]]] = {}
     for row in rows:
         by_length.setdefault(len(row), []).append(row)
     result: list[Batch] = []
     for _, group in sorted(by_length.items()):
-        for start in range(0, len(group), 32):
-            ids = torch.tensor(group[start : start + 32], dtype=torch.int64)
-            result.append((ids, torch.ones_like(ids)))
+        parts = (torch.tensor(group[start : start + 32]) for start in range(0, len(group), 32))
+        result.extend((ids, torch.ones_like(ids)) for ids in parts)
     return result

@@ -24,7 +24,9 @@ HIGH_OPS = frozenset({"LayerNormalization", "Softmax", "ReduceMean", "ReduceL2"}
 # them: TensorRT-RTX has none in FP32 for Turing.
 HIGH_MODULES = frozenset({"tower", "stretch", "norm", "projection", "words"})
 # Operations that move values and compute nothing: they take the type of what they move.
-_MOVES = frozenset({"Reshape", "Transpose", "Gather", "Squeeze", "Unsqueeze", "Slice", "Concat", "Pad", "Expand", "Split"})
+_MOVES = frozenset(
+    {"Reshape", "Transpose", "Gather", "Squeeze", "Unsqueeze", "Slice", "Concat", "Pad", "Expand", "Split"}
+)
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 # A lookup table is stored in FP16 whatever reads it: what is read is cast.
 _TABLES = frozenset({"words.weight"})
@@ -84,10 +86,8 @@ class _Halver:
     def _convert(self, node: onnx.NodeProto) -> None:
         new = onnx.NodeProto()
         new.CopyFrom(node)
-        if node.op_type in _MOVES:
-            wanted = self._moved_type(node)
-        else:
-            wanted = _FLOAT if is_high(node, self.keep) else _HALF
+        computed = _FLOAT if is_high(node, self.keep) else _HALF
+        wanted = self._moved_type(node) if node.op_type in _MOVES else computed
         for place, name in enumerate(node.input):
             if name in self.floats:
                 new.input[place] = self._as(name, wanted, node)

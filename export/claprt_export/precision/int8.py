@@ -4,8 +4,8 @@
 scales in FP16. That is the form in which TensorRT computes the products in INT8 and still fuses each attention into
 one kernel; layers that stay higher are FP16.
 
-`for_cpu`: ONNX Runtime's own `MatMulIntegerToFloat`, everything else FP32. Written out, because its optimizer finds that
-operation in a Q/DQ graph only in some places: not where three products share one input, and never with the bias inside.
+`for_cpu`: ONNX Runtime's own `MatMulIntegerToFloat`, everything else FP32. Written out, because its optimizer finds
+that operation in a Q/DQ graph only in some places: not where three products share one input, and never with the bias.
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ def for_tensorrt(
             constant = graph.add(f"{name}.input_shift", half_of(shift.numpy()))
             source = graph.once(("shift", name), "Sub", [source, constant], f"{name}.input_shifted", f"{name}/Sub")
         quantized = graph.once(
-            ("Q", source, whole), "QuantizeLinear", [source, scale, zero], f"{name}.input_int8", f"{name}/QuantizeLinear"
+            ("Q", source, whole),
+            "QuantizeLinear",
+            [source, scale, zero],
+            f"{name}.input_int8",
+            f"{name}/QuantizeLinear",
         )
         value = graph.once(
             ("DQ", name), "DequantizeLinear", [quantized, scale, zero], f"{name}.input", f"{name}/DequantizeLinear"
@@ -103,9 +107,7 @@ def for_cpu(model: onnx.ModelProto, numbers: Mapping[str, QuantizedLinear]) -> o
         if form.bias is not None:
             inputs.append(graph.add(f"{name}.bias_int8", form.bias.numpy()))
             output = graph.take_bias(product)
-        graph.replace(
-            product, helper.make_node("MatMulIntegerToFloat", inputs, [output], name=name, domain=MICROSOFT)
-        )
+        graph.replace(product, helper.make_node("MatMulIntegerToFloat", inputs, [output], name=name, domain=MICROSOFT))
     _half_tables(graph)
     graph.model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     return graph.finish()
@@ -223,4 +225,3 @@ class _Editor:
         del graph.initializer[:]
         graph.initializer.extend(kept)
         return self.model
-

@@ -94,8 +94,7 @@ def observe(
     """
     modules = dict(tower.named_modules())
     collectors = {
-        name: _Collector(-(-ROWS // total), torch.Generator().manual_seed(index))
-        for index, name in enumerate(layers)
+        name: _Collector(-(-ROWS // total), torch.Generator().manual_seed(index)) for index, name in enumerate(layers)
     }
     hooks = [modules[name].register_forward_pre_hook(collectors[name]) for name in layers]
     try:

@@ -210,5 +210,3 @@ def _compensated(weight: Tensor, scale: Tensor, moments: Tensor, block: int = 12
             errors[:, column - start] = error
         left[:, stop:] -= errors @ factor[start:stop, stop:]
     return result[:, order.argsort()]
-
-

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from claprt_export.precision.quantize import Form, QuantizedLinear
@@ -47,7 +46,7 @@ def _int8(layer: nn.Linear, numbers: QuantizedLinear, form: Form) -> Iterator[No
 
 @contextlib.contextmanager
 def half_modules(tower: nn.Module, names: Iterable[str]) -> Iterator[None]:
-    """Let modules take, hold and give FP16 values while the context lasts: Linear layers, and blocks with all of theirs.
+    """Let modules take, hold and give FP16 values while the context lasts: Linear layers, or blocks with all of theirs.
 
     Sums are FP32, as on a GPU. A value beyond 65504 becomes infinite, as it would there.
     """

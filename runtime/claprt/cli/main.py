@@ -21,7 +21,7 @@ from claprt._version import __version__
 from claprt.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, report_error
 from claprt.engines.select import BACKENDS
 from claprt.errors import ClaprtError, ClaprtWarning
-from claprt.spec import PRECISIONS, RECIPES
+from claprt.spec import PRECISIONS, RECIPES, VARIANTS
 
 _EPILOG = "exit codes: 0 all done; 1 done, but some inputs could not be used; 2 error, nothing done; 130 interrupted"
 
@@ -131,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"claprt {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_build(commands)
+    _add_verify(commands)
     _add_info(commands)
     _add_classify(commands)
     _add_embed(commands)
@@ -165,9 +166,39 @@ def _add_build(commands: _Commands[argparse.ArgumentParser]) -> None:
         help="quantise samples to int16 before the log-Mel (default: as the checkpoint was trained, so for a .pt file)",
     )
     build.add_argument("--audio", metavar="DIR", type=Path, help="verify on the recordings in DIR too")
+    build.add_argument(
+        "--precision",
+        metavar="LIST",
+        default="fp32",
+        help=f"comma-separated, of {', '.join(PRECISIONS)}; fp32 is always built (default: fp32)",
+    )
+    build.add_argument(
+        "--calibration",
+        metavar="DIR",
+        type=Path,
+        help="recordings, and captions as lines of .txt files, to calibrate int8 on (default: made by claprt)",
+    )
     build.add_argument("--force", action="store_true", help="replace a bundle that is already there")
     _add_json(build)
     build.set_defaults(run=_build)
+
+
+def _add_verify(commands: _Commands[argparse.ArgumentParser]) -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="compare a bundle with its checkpoint (needs claprt[export])",
+        description="Compare each variant of a bundle with the checkpoint it was built from, run by transformers. Exit "
+        "code 1 when a variant misses its bound.",
+        epilog=_EPILOG,
+    )
+    verify.add_argument("bundle", metavar="BUNDLE", type=Path, help="the bundle's directory")
+    verify.add_argument("--against", metavar="SOURCE", required=True, help="the checkpoint, as claprt build takes it")
+    verify.add_argument("--audio", metavar="DIR", type=Path, help="compare on the recordings in DIR too")
+    verify.add_argument("--variant", choices=VARIANTS, help="default: all that the bundle has")
+    verify.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub repository")
+    verify.add_argument("--tokenizer", metavar="DIR|ID", help="for a .pt file (roberta-base)")
+    _add_json(verify)
+    verify.set_defaults(run=_verify)
 
 
 def _add_info(commands: _Commands[argparse.ArgumentParser]) -> None:
@@ -265,6 +296,12 @@ def _build(args: argparse.Namespace) -> int:
     from claprt.cli.build import run_build
 
     return run_build(args)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from claprt.cli.build import run_verify
+
+    return run_verify(args)
 
 
 def _info(args: argparse.Namespace) -> int:

@@ -11,11 +11,24 @@ if TYPE_CHECKING:  # to list the backends' names takes no NumPy
 
 
 class Engine(Protocol):
-    """One tower, loaded and ready. Engines are thread-safe unless their module says otherwise."""
+    """One tower, ready to run. Engines are thread-safe unless their module says otherwise."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the graph's inputs, in order."""
+        ...
+
+    @property
+    def lanes(self) -> int:
+        """How many runs side by side, each through `lane`, take less time than one after another; 1 if that is none."""
+        ...
+
+    def lane(self) -> Engine:
+        """The same tower for runs side by side, `lanes` at a time: the same vectors to the bit. Kept once it is made.
+
+        Raises:
+            BundleError: as when the engine was made.
+        """
         ...
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
@@ -31,5 +44,6 @@ class Engine(Protocol):
 
         Raises:
             BackendError: the engine failed; the message carries its reason.
+            BundleError: the file is not a graph of this tower, where that is found out when it first runs.
         """
         ...
