@@ -2,6 +2,8 @@
 # make test       the tests (about ten minutes on two cores, installs included)
 # make test-full  the tests, and the full-size checks
 # make lint       ruff, mypy
+# make bench-cpu  how fast this CPU is with claprt, transformers and the stock export, into bench/results (a quiet
+#                 machine, please; the first run builds what it measures); BENCH_ARGS="--help" lists its options
 # Variables: PYTHON (3.10 or newer), PIP_ARGS (for pip install, such as another index for a CPU build of torch).
 
 PYTHON ?= python3
@@ -14,7 +16,7 @@ DEMO := build/demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := install --quiet --constraint constraints.txt $(PIP_ARGS)
 
-.PHONY: demo test test-full lint format clean
+.PHONY: demo test test-full lint format bench-cpu clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed $(RUNTIME_VENV)/.installed
@@ -38,6 +40,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-cpu: $(VENV)/.installed
+	$(BIN)/python -m claprt_bench.cpu $(BENCH_ARGS)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share: real recordings, random checkpoints, built bundles."""
+"""Fixtures that several test folders share: real recordings, built bundles, the command line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
+
+from tests.runtime.cli_helpers import Cli, Result
 
 SHARED = Path(os.environ.get("CLAPRT_TEST_DATA", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -38,19 +40,40 @@ def shared_fsdd() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of the unfused demo checkpoint, built once. Read only: copy it to change it."""
+    """The bundle of the unfused demo checkpoint in all variants, built once. Read only: copy it to change it."""
     return _built("demo", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def demo_fused_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of the fused demo checkpoint, built once. Read only."""
+    """The bundle of the fused demo checkpoint in all variants, built once. Read only."""
     return _built("demo-fused", tmp_path_factory)
 
 
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Run a command in this process."""
+
+    from claprt.cli.main import main
+
+    def run(*args: object) -> Result:
+        capfd.readouterr()
+        try:
+            code = main([str(arg) for arg in args])
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else -1
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
 def _built(source: str, factory: pytest.TempPathFactory) -> Path:
+    from claprt_export import report
     from claprt_export.build import build
 
     path = factory.mktemp(source) / "bundle"
-    build(source, path)
+    with pytest.MonkeyPatch.context() as patch:
+        # A quarter of the labelled sounds, which take longer than the rest of the build; `test_full_demo` takes all.
+        patch.setattr(report, "_PER_KIND", 2)
+        build(source, path, precisions=("fp32", "fp16", "int8"))
     return path

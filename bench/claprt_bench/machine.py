@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import os
 import platform
+import time
 from pathlib import Path
 
 from claprt._version import __version__
 from claprt.engines.ort import default_threads
 
+# Instruction sets that decide how fast matrix products are, as Linux calls them: x86, then ARM.
+_SPEED_FLAGS = (
+    *("avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"),
+    *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"),
+)
+
 
 def describe(packages: tuple[str, ...]) -> dict[str, object]:
-    """Processor, usable cores, operating system, Python, versions of `packages`, and the date (UTC)."""
+    """Processor with its instruction sets, usable cores, system, Python, versions of `packages`, the date (UTC)."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "processor": _processor(),
+        "processor": processor(),
+        "cpu_flags": _flags(),
         "usable_cores": default_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -23,9 +32,61 @@ def describe(packages: tuple[str, ...]) -> dict[str, object]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, or the architecture's where the system does not say."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def load_average() -> list[float]:
+    """Runnable processes, averaged over 1, 5 and 15 minutes; above the number of cores, timings are noisy."""
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+class Neighbours:
+    """How much of the machine others use while something is measured: the load average would count ourselves too."""
+
+    def __init__(self) -> None:
+        self._start = _cpu_seconds()
+
+    def cores(self) -> dict[str, float] | None:
+        """Cores that other processes, and the host of a virtual machine ("stolen"), used since; None if not known."""
+        now = _cpu_seconds()
+        if now is None or self._start is None:
+            return None
+        elapsed, busy, stolen, own = (b - a for a, b in zip(self._start, now, strict=True))
+        return {
+            "others": round(max(0.0, busy - own) / elapsed, 3),
+            "stolen": round(stolen / elapsed, 3),
+        }
+
+
+def _cpu_seconds() -> tuple[float, float, float, float] | None:
+    """Seconds now: of the clock; all processes' processor time; time stolen by the host; this one's, children included.
+
+    None where there is no /proc/stat.
+    """
+    try:
+        line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq, stolen = (
+        int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in line.split()[1:9]
+    )
+    own = os.times()
+    used = own.user + own.system + own.children_user + own.children_system
+    return time.monotonic(), user + nice + system + irq + softirq, stolen, used
+
+
+def _flags() -> list[str]:
+    found = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return [flag for flag in _SPEED_FLAGS if flag in found]
+
+
+def _cpuinfo(key: str) -> str:
+    """The first processor's value of a key in /proc/cpuinfo; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return ""
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from claprt.errors import AudioError
 from claprt.log_mel import LogMel
 from claprt.manifest import AudioInfo
 from claprt.recipes import Clip
+from claprt.workers import Workers
 
 ErrorHook = Callable[[int, AudioError], None]
 ProgressHook = Callable[[int], None]
@@ -146,18 +148,16 @@ class AudioEmbedder:
             return wave
         lane = self._engine.lane()
         running: list[_Owned[Future[NDArray[np.float32]]]] = []
-        pool = ThreadPoolExecutor(lanes, thread_name_prefix="claprt")
-        try:
+        workers: Workers[NDArray[np.float32]] = Workers(lanes)
+        with workers:
             while 2 * len(wave) > lanes:
-                queued = [(owner, pool.submit(self._in_lane, clip, lane)) for owner, clip in wave]
+                queued = [(owner, workers.submit(partial(self._in_lane, clip, lane))) for owner, clip in wave]
                 for owner, future in running:
                     yield owner, future.result()
                 running = queued
                 wave = list(islice(clips, lanes))  # read while the queued ones run
             for owner, future in running:
                 yield owner, future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
         return wave
 
     def _in_lane(self, clip: Clip, lane: Engine) -> NDArray[np.float32]:

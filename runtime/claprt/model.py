@@ -147,11 +147,11 @@ class Clap:
         """Like `embed_audio` for any iterable, and able to go on past sounds that cannot be used.
 
         Args:
-            clips: as `embed_audio`; taken one by one.
+            clips: as `embed_audio`; taken one by one, at most two for each thread before the first is done.
             sampling_rate: as `embed_audio`.
             recipe: as `embed_audio`.
             on_error: called with (index, error) for each unusable sound. Without it the error is raised.
-            on_progress: called with a sound's index whenever another clip of it was prepared.
+            on_progress: called with a sound's index whenever another clip of it was taken on.
 
         Returns:
             The indices of the sounds that were embedded, and their vectors, (n, dim) float32 of unit length.
@@ -337,7 +337,8 @@ def load(
             logged to the logger "claprt" and is `Clap.backend`). A backend asked for by name runs or is an error.
         precision: "fp32", "fp16" or "int8", as far as the bundle has it; None is FP32. INT8 on a CPU is the variant
             "int8-cpu"; FP16 runs there too, no faster than FP32.
-        threads: CPU threads of one run; None takes the cores that this process may use.
+        threads: CPU threads; None takes the cores that this process may use. They share the work on a single clip; of
+            many, each takes one at a time, with its own memory (40 MB for a full-size tower).
 
     Raises:
         BundleNotFoundError: no bundle there.

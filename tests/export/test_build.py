@@ -31,7 +31,9 @@ def test_demo_bundle(request: pytest.FixtureRequest, name: str) -> None:
     """All files and no others; the bounds hold and are in the manifest; different sounds have different vectors."""
     path: Path = request.getfixturevalue(name)
     manifest = open_bundle(path).manifest
-    assert left_over(path) == ["audio.fp32.onnx", "manifest.json", "text.fp32.onnx", "tokenizer.json"]
+    graphs = [f"{tower}.{name}.onnx" for tower in ("audio", "text") for name in manifest.variants]
+    assert manifest.variants == ("fp32", "fp16", "int8", "int8-cpu")
+    assert left_over(path) == sorted([*graphs, "manifest.json", "report.json", "report.md", "tokenizer.json"])
     result = manifest.verification["fp32"]
     for tower in ("audio", "text"):
         assert result[tower]["worst_cosine"] >= 0.999999
@@ -58,7 +60,7 @@ def test_recordings_and_speech_are_embedded_as_transformers_does(
 
 def test_missed_bound_leaves_nothing_behind(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "FP32_MAX_ABS", 0.0)
-    with pytest.raises(ExportError, match="misses the FP32 bounds"):
+    with pytest.raises(ExportError, match="the exported fp32 misses its bounds"):
         build(str(checkpoint), tmp_path / "bundle")
     assert left_over(tmp_path) == []
 

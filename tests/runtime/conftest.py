@@ -8,23 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from claprt.cli.main import main
-from tests.runtime.cli_helpers import RATE, Cli, Result
-
-
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Run a command in this process."""
-
-    def run(*args: object) -> Result:
-        capfd.readouterr()
-        try:
-            code = main([str(arg) for arg in args])
-        except SystemExit as stopped:
-            code = stopped.code if isinstance(stopped.code, int) else -1
-        return Result(code, *capfd.readouterr())
-
-    return run
+from tests.runtime.cli_helpers import RATE
 
 
 @pytest.fixture(scope="module")

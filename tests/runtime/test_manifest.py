@@ -253,6 +253,50 @@ def test_derived_properties() -> None:
     ]
 
 
+def with_variants(audio: str, text: str) -> Manifest:
+    """A manifest whose towers have these variants, given as names with spaces between."""
+    entry = MANIFEST.audio.variants["fp32"]
+    return dataclasses.replace(
+        MANIFEST,
+        audio=dataclasses.replace(MANIFEST.audio, variants={name: entry for name in audio.split()}),
+        text=dataclasses.replace(MANIFEST.text, variants={name: entry for name in text.split()}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("audio", "text", "variants", "precisions"),
+    [
+        ("int8-cpu int8 fp16 fp32", "fp32 fp16 int8 int8-cpu", "fp32 fp16 int8 int8-cpu", "fp32 fp16 int8"),
+        ("fp32 int8", "fp32 int8-cpu", "fp32", "fp32"),
+        ("int8-cpu", "int8-cpu", "int8-cpu", "int8"),
+        ("fp16 int8", "int8 fp16", "fp16 int8", "fp16 int8"),
+    ],
+)
+def test_variants_and_precisions(audio: str, text: str, variants: str, precisions: str) -> None:
+    """Only what both towers have, in the order of their exactness."""
+    manifest = with_variants(audio, text)
+    assert manifest.variants == tuple(variants.split())
+    assert manifest.precisions == tuple(precisions.split())
+
+
+@pytest.mark.parametrize(
+    ("there", "precision", "on_cpu", "on_gpu"),
+    [
+        ("fp32 fp16 int8 int8-cpu", "int8", "int8-cpu", "int8"),
+        ("fp32 fp16 int8 int8-cpu", "fp16", "fp16", "fp16"),
+        ("fp32 int8", "int8", "int8", "int8"),
+        ("fp32 int8-cpu", "int8", "int8-cpu", None),
+        ("fp32", "int8", None, None),
+        ("fp32 int8-cpu", "fp32", "fp32", "fp32"),
+    ],
+)
+def test_variant_for(there: str, precision: str, on_cpu: str | None, on_gpu: str | None) -> None:
+    """A CPU takes what was made for it, then what was made for all; a GPU never takes a CPU's."""
+    manifest = with_variants(there, there)
+    assert manifest.variant_for(precision, cpu=True) == on_cpu
+    assert manifest.variant_for(precision, cpu=False) == on_gpu
+
+
 def test_unknown_fields_are_ignored() -> None:
     """A later claprt may add fields without a new schema version."""
     root = document()
@@ -450,6 +494,7 @@ def test_values_out_of_range(path: Keys, wrong: Any) -> None:
         (("text", "tokenizer", "sha256"), "d" * 64, "model.space_id"),
         # Precisions.
         (("audio", "variants", "fp64"), {}, "audio.variants"),
+        (("audio", "variants", "fp32-cpu"), {}, "audio.variants"),
         (("text", "variants", "FP32"), {}, "text.variants"),
         (("text", "variants", "x" * 100_000), {}, "text.variants"),
         (("text", "variants"), {}, "audio.variants"),
@@ -460,10 +505,10 @@ def test_fields_that_contradict_each_other(path: Keys, wrong: Any, named: str) -
     assert f": {named} is " in refused(changed_at(path, wrong))
 
 
-def test_towers_need_a_common_precision() -> None:
+def test_towers_need_a_common_variant() -> None:
     root = document()
     del root["audio"]["variants"]["fp32"]
-    assert "no precision that both towers have" in refused(root)
+    assert "no variant that both towers have" in refused(root)
 
 
 FILES: list[Keys] = [

@@ -115,7 +115,7 @@ def _smooth(modules: Mapping[str, Any], seen: dict[str, Observation], value: _Va
 
 def _output_error(observation: Observation, weight: Tensor) -> float:
     """Squared error of a layer's output with everything rounded to the nearest of the full interval."""
-    high = float(torch.maximum(-observation.low, observation.high).max())
+    high = max(float(torch.maximum(-observation.low, observation.high).max()), 1e-6)
     step = weight.abs().amax(1).clamp_min(1e-12) / 127
     rounded = torch.round(weight / step[:, None]) * step[:, None]
     rows = observation.rows

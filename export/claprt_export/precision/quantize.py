@@ -9,6 +9,7 @@ Weights are symmetric, one scale for each output. Inputs have one interval for t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from claprt.errors import ExportError
 from claprt_export.precision.equalize import equalize
 from claprt_export.precision.observe import Observation
 from claprt_export.precision.ranges import RangeMethod, choose_range, quantised
@@ -192,11 +194,8 @@ def _to_half(values: Tensor) -> Tensor:
 def _compensated(weight: Tensor, scale: Tensor, moments: Tensor, block: int = 128, damping: float = 0.01) -> Tensor:
     """Rounded weights, (out, in), each input's error made good by the inputs behind it (OPTQ, Frantar et al. 2023)."""
     features = weight.shape[1]
-    hessian = moments + torch.eye(features) * (damping * moments.diagonal().mean() + 1e-8)
-    order = hessian.diagonal().argsort(descending=True)  # what weighs most is rounded while most can still make it good
-    hessian = hessian[order][:, order]
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    factor = torch.linalg.cholesky(inverse, upper=True)
+    order = moments.diagonal().argsort(descending=True)  # what weighs most is rounded while most can still make it good
+    factor = _inverse_factor(moments[order][:, order], damping)
     left = weight[:, order].clone()
     result = torch.empty_like(left)
     for start in range(0, features, block):
@@ -210,3 +209,23 @@ def _compensated(weight: Tensor, scale: Tensor, moments: Tensor, block: int = 12
             errors[:, column - start] = error
         left[:, stop:] -= errors @ factor[start:stop, stop:]
     return result[:, order.argsort()]
+
+
+def _inverse_factor(moments: Tensor, damping: float) -> Tensor:
+    """The upper Cholesky factor of the inverse of damped moments.
+
+    Where an input hardly varies, its mean's subtraction leaves rounding errors, which may be negative: the damping then
+    grows until they do not matter.
+
+    Raises:
+        ExportError: the moments are not finite.
+    """
+    amount = damping * float(moments.diagonal().mean().clamp_min(0)) + 1e-8
+    while math.isfinite(amount):
+        lower, failed = torch.linalg.cholesky_ex(moments + torch.eye(len(moments)) * amount)
+        if not failed:
+            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed:
+                return factor
+        amount *= 10
+    raise ExportError("the model gives no finite numbers on the calibration set: check the checkpoint's weights")

@@ -74,10 +74,10 @@ def choose_range(
 def _percentile(rows: Tensor, low: float, high: float, symmetric: bool) -> tuple[float, float]:
     values = rows.reshape(-1).abs() if symmetric else rows.reshape(-1)
     values = values.sort().values
-    top = float(values[min(len(values) - 1, int(len(values) * _PERCENTILE / 100))])
+    top = max(float(values[min(len(values) - 1, int(len(values) * _PERCENTILE / 100))]), 1e-6)
     if symmetric:
         return -top, top
-    return min(float(values[int(len(values) * (1 - _PERCENTILE / 100))]), 0.0), max(top, 1e-6)
+    return min(float(values[int(len(values) * (1 - _PERCENTILE / 100))]), 0.0), top
 
 
 def _entropy_share(rows: Tensor, magnitude: float, bins: int = 2048, levels: int = 128) -> float:
