@@ -13,7 +13,7 @@ from claprt_export.ranking import TIE, Agreement
 
 def vectors(seed: int, count: int, dim: int = 6) -> NDArray[np.float32]:
     x = np.random.default_rng(seed).normal(size=(count, dim))
-    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
 
 
 def ten_best(query: NDArray[np.float32], items: NDArray[np.float32]) -> list[int]:
@@ -27,7 +27,9 @@ def test_by_brute_force(sounds: int, labels: int, noise: float) -> None:
     wanted_audio, wanted_text = vectors(1, sounds), vectors(2, labels)
     audio, text = wanted_audio + noise * vectors(3, sounds), wanted_text + noise * vectors(4, labels)
     found = Agreement.of(audio, text, wanted_audio, wanted_text)
-    firsts, recalls, precisions, top1 = [], [], [], []
+    firsts: list[bool] = []
+    top1: list[bool] = []
+    recalls, precisions = [], []
     for ours, ours_items, theirs, their_items in (
         (audio, text, wanted_audio, wanted_text),
         (text, audio, wanted_text, wanted_audio),

@@ -54,14 +54,11 @@ def test_json(request: pytest.FixtureRequest, bundle: str) -> None:
     assert sizes["int8"] < 0.75 * sizes["fp16"] < 0.45 * sizes["fp32"]
 
 
-@BUNDLES
-def test_calibration_is_named(request: pytest.FixtureRequest, bundle: str) -> None:
+def test_calibration_is_named(demo_bundle: Path) -> None:
     """By the hash of its values, which anyone can compute again."""
-    path: Path = request.getfixturevalue(bundle)
-    found = report_of(path)
-    again = calibration_set(load_checkpoint(found["source"]), None)
+    found, again = report_of(demo_bundle), calibration_set(load_checkpoint("demo"), None)
     assert found["calibration"] == {"description": again.description, "sha256": again.sha256}
-    assert again.sha256 in (path / "report.md").read_text(encoding="utf-8")
+    assert again.sha256 in (demo_bundle / "report.md").read_text(encoding="utf-8")
 
 
 @BUNDLES
@@ -82,7 +79,7 @@ def test_kept_layers_are_the_graphs(request: pytest.FixtureRequest, bundle: str)
             model = onnx.load(path / f"{tower}.{name}.onnx")
             makers = {output: node.op_type for node in model.graph.node for output in node.output}
             integer = [n.name for n in model.graph.node if n.op_type == "MatMulIntegerToFloat"]
-            integer += [n.name for n in model.graph.node if "DequantizeLinear" == makers.get([*n.input, "", ""][1])]
+            integer += [n.name for n in model.graph.node if makers.get([*n.input, "", ""][1]) == "DequantizeLinear"]
             assert len(integer) == choice["layers"] - len(choice["kept"])
             assert not set(integer) & set(choice["kept"])
 
@@ -112,7 +109,12 @@ def document(kept: list[str], accuracy: float | None = None) -> Any:
     comparison = {"count": 2, "worst_cosine": 0.99, "mean_cosine": 0.995, "max_abs": 0.01, "mean_cross_cosine": 0.5}
     shares = ("top1", "top1_decided", "recall_at_1", "recall_at_10", "map_at_10")
     choice = {"layers": 9, "kept": kept, "contributions": [1e-3] * len(kept), "weights_kept": 12345, "method": "how"}
-    variant = {"inputs": "2 sounds", "audio": comparison, "text": comparison, "agreement": dict.fromkeys(shares, 0.75)}
+    variant: dict[str, Any] = {
+        "inputs": "2 sounds",
+        "audio": comparison,
+        "text": comparison,
+        "agreement": dict.fromkeys(shares, 0.75),
+    }
     variant |= {"bounds": {"audio": 0.9, "text": 0.9}, "bytes": {"audio": 1_500_000, "text": 10}}
     variant |= {"choices": {"audio": choice}, "demo_accuracy": accuracy}
     return {"source": "x", "calibration": None, "variants": {"int8": variant}}

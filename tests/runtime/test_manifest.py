@@ -258,8 +258,8 @@ def with_variants(audio: str, text: str) -> Manifest:
     entry = MANIFEST.audio.variants["fp32"]
     return dataclasses.replace(
         MANIFEST,
-        audio=dataclasses.replace(MANIFEST.audio, variants={name: entry for name in audio.split()}),
-        text=dataclasses.replace(MANIFEST.text, variants={name: entry for name in text.split()}),
+        audio=dataclasses.replace(MANIFEST.audio, variants=dict.fromkeys(audio.split(), entry)),
+        text=dataclasses.replace(MANIFEST.text, variants=dict.fromkeys(text.split(), entry)),
     )
 
 

@@ -20,7 +20,13 @@ from claprt_export.demo import sounds
 from claprt_export.precision.data import Batch, text_batches, waveform_batches
 
 TOWERS = ("audio", "fused", "text")
-TEXTS = ("a dog barking", "rain", "Thunder rolls over the sea while a church bell strikes.", "engine " * 12, "naïve 你好")
+TEXTS = (
+    "a dog barking",
+    "rain",
+    "Thunder rolls over the sea while a church bell strikes.",
+    "engine " * 12,
+    "naïve 你好",
+)
 
 
 @dataclass(frozen=True)

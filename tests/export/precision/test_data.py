@@ -146,7 +146,7 @@ def test_own_sounds_are_not_the_ones_that_are_judged_on(tiny: Tiny, monkeypatch:
         seeds.append(seed)
         return np.asarray(render(kind, seed, 0.3))
 
-    monkeypatch.setattr(data.sounds, "render", spy)
+    monkeypatch.setattr(sounds, "render", spy)
     found = calibration_set(tiny(False), None)
     assert len(seeds) == len(found.audio) - UNUSUAL
     assert all(seed >= 8_000_000 for seed in seeds)

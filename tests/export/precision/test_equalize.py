@@ -47,7 +47,7 @@ def with_outliers(module: Any) -> Any:
 @pytest.mark.parametrize("shift", [False, True])
 @pytest.mark.parametrize("name", TOWERS)
 def test_same_function(subject: GetSubject, name: str, shift: bool, smooth: bool) -> None:
-    """In PyTorch, and in the graph that takes the weights over; and what is predicted of the inputs is what they are."""
+    """In PyTorch, and in the graph that takes the weights over; and what is predicted of the inputs is so."""
     tower = subject(name)
     module = with_outliers(tower.module)
     np.testing.assert_allclose(vectors_of(module, tower.batches), tower.vectors, atol=2e-6)

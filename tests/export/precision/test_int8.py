@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from claprt.errors import ExportError
 from claprt_export import graph
 from claprt_export.precision.int8 import for_cpu, for_tensorrt, with_weights_of
 from claprt_export.precision.observe import observe
@@ -196,7 +197,7 @@ def test_cpu_structure(quantized: GetQuantized, tmp_path: Path, name: str, keep:
     graph.save(model, path)
     ends = [v.name for v in model.graph.input], model.graph.output[0].name
     graph.check(path, *ends, graph.DOMAINS["int8-cpu"])
-    with pytest.raises(graph.ExportError, match="MatMulIntegerToFloat"):
+    with pytest.raises(ExportError, match="MatMulIntegerToFloat"):
         graph.check(path, *ends, graph.DOMAINS["int8"])
 
 

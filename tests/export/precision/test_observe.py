@@ -21,7 +21,8 @@ class Two(nn.Module):
         self.first, self.second = nn.Linear(6, 9), nn.Linear(9, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(torch.relu(self.first(x)) + 2)
+        result: Tensor = self.second(torch.relu(self.first(x)) + 2)
+        return result
 
 
 def batches(shapes: Sequence[tuple[int, ...]]) -> list[tuple[Tensor, ...]]:

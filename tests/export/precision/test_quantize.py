@@ -30,7 +30,8 @@ class Layers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         (layer,) = self.layers.values()
-        return layer(x)
+        result: Tensor = layer(x)
+        return result
 
 
 def correlated(rows: int = 4000, inputs: int = 48, rank: int = 8, seed: int = 3) -> Tensor:
@@ -49,6 +50,7 @@ def quantized(model: Layers, method: Method, x: Tensor, last: str = "up") -> Qua
 
 def weight_of(model: Layers) -> NDArray[np.float64]:
     (layer,) = model.layers.values()
+    assert isinstance(layer, nn.Linear)
     return np.asarray(layer.weight.detach().double().numpy())
 
 
@@ -60,7 +62,7 @@ def error_of(weight: NDArray[np.float64], found: QuantizedLinear, x: Tensor) -> 
 
 @pytest.mark.parametrize("compensate", [False, True])
 def test_weights(compensate: bool) -> None:
-    """Symmetric integers whose scales FP16 represents, barely larger than they must be; plain rounding is to nearest."""
+    """Symmetric integers; scales that FP16 represents, barely larger than needed; plain rounding is to nearest."""
     model, x = Layers(), correlated()
     weight = weight_of(model)
     found = quantized(model, Method(False, False, compensate, False), x)
@@ -146,7 +148,7 @@ def test_a_model_that_gives_no_numbers() -> None:
 
 
 def test_forms_of_the_input() -> None:
-    """TensorRT's is symmetric with a scale that FP16 represents; the CPU's has a zero point and uses its whole range."""
+    """TensorRT's is symmetric with a scale that FP16 represents; the CPU's has a zero point and its whole range."""
     model = Layers()
     x = torch.nn.functional.gelu(correlated())
     forms = quantized(model, PLAIN, x).forms
@@ -156,7 +158,9 @@ def test_forms_of_the_input() -> None:
     assert (symmetric.steps, symmetric.zero_point) == (254, 127)
     assert float(np.float16(symmetric.scale)) == symmetric.scale
     assert top <= symmetric.high <= top * (1 + 2**-9)
-    assert (asymmetric.low, asymmetric.high, asymmetric.steps) == (pytest.approx(bottom), pytest.approx(top), 255)
+    assert asymmetric.low == pytest.approx(bottom)
+    assert asymmetric.high == pytest.approx(top)
+    assert asymmetric.steps == 255
     assert asymmetric.zero_point == round(-bottom / (top - bottom) * 255)
     assert asymmetric.scale < 0.6 * symmetric.scale
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from claprt.errors import ExportError
-from claprt_export import parity, variants
 from claprt_export import build as build_module
+from claprt_export import parity, variants
 from claprt_export.build import build
 from claprt_export.parity import Bound
 from claprt_export.precision import search
@@ -69,7 +69,8 @@ EVEN = dict.fromkeys(NAMES, 1e-5)
 def test_nothing_is_kept_where_nothing_must_be() -> None:
     """And nothing is tried one by one then."""
     kept, tower = searched(EVEN, 0.9995)
-    assert kept.names == kept.contributions == ()
+    assert kept.names == ()
+    assert kept.contributions == ()
     assert kept.error == pytest.approx(1e-4, rel=0.05)
     assert tower.tried == [tuple(NAMES)]
 
@@ -173,9 +174,7 @@ def test_smoothing_cures_a_poisoned_layer(subject: GetSubject, tmp_path: Path) -
     assert any("calibrating" in text for text in ticks)
 
 
-def test_the_search_reaches_the_graph(
-    subject: GetSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_search_reaches_the_graph(subject: GetSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `write_int8` says it kept is FP16 or FP32 in the files, and nothing else is; counted in weights."""
     monkeypatch.setattr(variants, "_RANGES", ("max",))
     tower = subject("text")
@@ -193,7 +192,7 @@ def test_the_search_reaches_the_graph(
         layers = linear_layers(tower.original)
         assert integer == set(layers) - set(choice.kept)
         modules = dict(tower.original.named_modules())
-        counts = {n: modules[n].weight.numel() for n in choice.kept}  # type: ignore[operator, union-attr]
+        counts = {n: modules[n].weight.numel() for n in choice.kept}
         assert sum(counts.values()) <= choice.weights_kept <= 1.1 * sum(counts.values())
         error = worst_error(run_onnx(model, tower.batches), tower.vectors)
         assert error < 1e-4, form  # of the bound's 3e-5, and what FP16 adds

@@ -19,7 +19,8 @@ def test_half_of_a_layer() -> None:
     """Input, weights and output are FP16, from their definition; a value beyond 65504 is infinite."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 7), nn.ReLU())
-    x, (layer, _) = torch.randn(9, 5), model
+    x, layer = torch.randn(9, 5), model[0]
+    assert isinstance(layer, nn.Linear)
     with half_modules(model, ["0"]), torch.no_grad():
         found = model(x)
         assert not torch.isfinite(layer(torch.full((1, 5), 70_000.0))).any()
