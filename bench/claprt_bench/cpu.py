@@ -87,14 +87,15 @@ def measure(
     if "cold-start" in groups:
         _say("cold start")
         rows += contest.cold_start()
+    used, after = neighbours.cores(), load_average()
     if pip_args is not None:
         _say("install sizes")
     rows.append(install_row(pip_args, options.targets))
     manifest = contest.manifest
     document: dict[str, Any] = {
         "machine": describe(("torch", "transformers", "onnxruntime", "numpy", "tokenizers", "soundfile")),
-        "load_average": {"before": before, "after": load_average()},
-        "cores_used_meanwhile": neighbours.cores(),
+        "load_average": {"before": before, "after": after},
+        "cores_used_meanwhile": used,
         "threads": {"every side": options.threads, "environment": {name: os.environ.get(name) for name in ENVIRONMENT}},
         "method": {
             "repeats": options.repeats,
