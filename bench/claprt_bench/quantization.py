@@ -22,7 +22,7 @@ from torch import nn
 from claprt_bench.machine import describe
 from claprt_export.checkpoint import Checkpoint, load_checkpoint
 from claprt_export.parity import verification_sounds, verification_texts
-from claprt_export.precision.data import Batch, calibration_set, text_batches, waveform_batches
+from claprt_export.precision.data import Batch, by_length, calibration_set, text_batches, waveform_batches
 from claprt_export.precision.observe import observe
 from claprt_export.precision.quantize import FORMS, Method, Quantizer, linear_layers
 from claprt_export.precision.ranges import RangeMethod
@@ -75,7 +75,7 @@ def measure_checkpoint(checkpoint: Checkpoint, recordings: Path | None) -> dict[
     text = TextTower(checkpoint.model).eval()
     return {
         "audio": measure(audio, data.audio, waveform_batches(checkpoint, waveforms)),
-        "text": measure(text, data.text, text_batches(checkpoint, verification_texts())),
+        "text": measure(text, data.text, by_length(text_batches(checkpoint, verification_texts()))),
     }
 
 

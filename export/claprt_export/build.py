@@ -31,6 +31,7 @@ from claprt.manifest import (
 from claprt.model import load_variant
 from claprt.progress import Progress
 from claprt.spec import PRECISIONS, VARIANTS
+from claprt_export import sentences
 from claprt_export.checkpoint import Checkpoint, load_checkpoint
 from claprt_export.graph import export_audio_tower, export_text_tower
 from claprt_export.parity import (
@@ -41,7 +42,7 @@ from claprt_export.parity import (
     verification_sounds,
     verification_texts,
 )
-from claprt_export.precision.data import calibration_set, text_batches, waveform_batches
+from claprt_export.precision.data import CalibrationSet, by_length, calibration_set, text_batches, waveform_batches
 from claprt_export.report import VariantReport, demo_accuracy, demo_sounds, require_accuracy, sizes
 from claprt_export.report import write as write_report
 from claprt_export.source import DEMO_SOURCES
@@ -52,7 +53,7 @@ PROBE_TEXT = "The sound of 2 dogs barking — naïve, café-style; ¿OK? 🎺"
 # Steps of a build besides its variants' verifications.
 _STEPS = 4
 # Sounds that layers are judged on while INT8 is chosen. The result is verified on all.
-_JUDGED = 24
+_JUDGED = 16
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers", "numpy")
 
 
@@ -96,14 +97,19 @@ def build(
         progress.note("loading the checkpoint")
         checkpoint = load_checkpoint(source, revision, tokenizer, int16)
         description, waveforms = verification_sounds(checkpoint.log_mel, recordings)
+        data = None
+        if "int8" in precisions:
+            progress.note("making the calibration set")
+            data = calibration_set(checkpoint, calibration)
         progress.advance()
         with _staging(output) as staging:
             towers = _export_towers(checkpoint, staging, progress)
-            calibrated, choices = _write_variants(checkpoint, towers, precisions, calibration, waveforms, progress)
+            choices = _write_variants(checkpoint, towers, precisions, data, waveforms, progress)
             del towers
             manifest = _manifest(checkpoint, staging, _variants(precisions))
             _write(manifest, staging)
             reports = _verify(checkpoint, staging, description, waveforms, choices, progress)
+            calibrated = None if data is None else {"description": data.description, "sha256": data.sha256}
             write_report(staging, checkpoint.source, calibrated, reports)
             manifest = Manifest(
                 manifest.model,
@@ -155,24 +161,20 @@ def _write_variants(
     checkpoint: Checkpoint,
     towers: Sequence[Tower],
     precisions: Sequence[str],
-    calibration: Path | None,
+    data: CalibrationSet | None,
     waveforms: Sequence[NDArray[np.float32]],
     progress: Progress,
-) -> tuple[dict[str, str] | None, dict[str, dict[str, Choice]]]:
-    """Write what is asked for besides FP32. Returns the calibration set's description, and choices[variant][tower]."""
+) -> dict[str, dict[str, Choice]]:
+    """Write what is asked for besides FP32. Returns choices[variant][tower]."""
     choices: dict[str, dict[str, Choice]] = {}
     if set(precisions) <= {"fp32"}:
-        return None, choices
-    data = None
-    if "int8" in precisions:
-        progress.note("int8: making the calibration set")
-        data = calibration_set(checkpoint, calibration)
+        return choices
     for tower in towers:
         if tower.name == "audio":
             some = [waveforms[round(i)] for i in np.linspace(0, len(waveforms) - 1, min(len(waveforms), _JUDGED))]
             tower.inputs = waveform_batches(checkpoint, some)
         else:
-            tower.inputs = text_batches(checkpoint, verification_texts())
+            tower.inputs = by_length(text_batches(checkpoint, _judged_texts(tower)))
         if data is not None:
             tower.calibration = data.audio if tower.name == "audio" else data.text
 
@@ -186,7 +188,14 @@ def _write_variants(
             for variant, choice in write_int8(tower, getattr(BOUNDS["int8"], tower.name), tick).items():
                 choices.setdefault(variant, {})[tower.name] = choice
         tower.calibration, tower.inputs = (), ()
-    return None if data is None else {"description": data.description, "sha256": data.sha256}, choices
+    return choices
+
+
+def _judged_texts(tower: Tower) -> list[str]:
+    """What layers are judged on. INT8 fails on few texts and there badly: the more of them the better."""
+    weights = sum(p.numel() for p in tower.module.parameters())
+    more = sentences.mixtures(min(300, 1_000_000_000 // weights))
+    return [*verification_texts(), *sentences.CALIBRATION, *more]
 
 
 def _check_output(output: Path, replace: bool) -> None:

@@ -22,6 +22,7 @@ from claprt.errors import ExportError
 from claprt.log_mel import LogMel
 from claprt.model import Clap
 from claprt.spec import LogMelSpec
+from claprt_export import sentences
 from claprt_export.checkpoint import Checkpoint
 from claprt_export.demo import captions, sounds
 from claprt_export.precision.data import find_sounds
@@ -143,8 +144,8 @@ class Reference:
 
 
 def verification_texts() -> tuple[str, ...]:
-    """What a build is verified on: all kinds of texts, and a label for each kind of demo sound."""
-    return TEXTS + tuple(captions.CLASS_TEMPLATE.format(kind) for kind in sounds.KINDS)
+    """What a build is verified on: all kinds of texts, and last a label for each kind of demo sound."""
+    return TEXTS + sentences.VERIFICATION + tuple(captions.CLASS_TEMPLATE.format(kind) for kind in sounds.KINDS)
 
 
 def verification_sounds(spec: LogMelSpec, directory: Path | None) -> tuple[str, list[NDArray[np.float32]]]:
@@ -206,7 +207,7 @@ def compare(clap: Clap, reference: Reference, tick: Callable[[int], None] = lamb
         tick(done + 1)
         found.append(clap.embed_audio(waveform, recipe=_recipe(spec, clap.manifest.audio.fusion, waveform))[0])
     audio, text = np.stack(found), clap.embed_text(reference.texts)
-    labels = slice(len(TEXTS), None)
+    labels = slice(-len(sounds.KINDS), None)
     return Verification(
         reference.description,
         Comparison.of(audio, reference.audio),

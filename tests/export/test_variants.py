@@ -30,8 +30,44 @@ TEXTS = [
     "naïve 🎺 ¿qué?",
     "water " * 40,
 ]
-# Words that neither the demo's training nor its calibration has.
-UNLIKE = ["Somebody reads a book aloud in a quiet room, slowly and clearly.", "speech"]
+# Nobody has calibrated or judged on these.
+UNLIKE = [
+    "Somebody reads a book aloud in a quiet room, slowly and clearly.",
+    "speech",
+    "The bartender shakes a cocktail and pours it into a chilled glass.",
+    "A cello plays a sad melody over a soft organ chord.",
+    "camel",
+    "Marbles roll down a wooden track.",
+    "An auctioneer calls out bids faster and faster.",
+    "hand saw",
+    "A flock of geese flies overhead, honking.",
+    "The old lift rattles and stops between two floors.",
+    "disco with slap bass and handclaps",
+    "Snow crunches under heavy shoes.",
+    "Popping bubble wrap",
+    "A teacher scolds a noisy class in Spanish.",
+    "Rain drips from the gutter into a bucket.",
+    "opera",
+    "Someone gargles and coughs.",
+    "A racing car changes gear and disappears around the bend.",
+    "Wolves howl at the moon far away across the frozen valley.",
+    "the beep of a supermarket checkout",
+    "A soldier shouts commands, and boots hit the ground in unison.",
+    "grunge",
+    "Peeling an orange and eating it slice by slice",
+    "A quiet conversation between two elderly ladies on a park bench, with sparrows hopping about and a fountain "
+    "behind them",
+    "Wind chimes tinkle on the porch.",
+    "A broken fridge buzzes and clicks off.",
+    "Elephants trumpet.",
+    "Radio play with actors, door creaks and eerie music",
+    "synthesizer arpeggio",
+    "A waterfall so loud that the guide has to yell",
+    "kazoo",
+    "Someone opens a can of beer and sighs with pleasure.",
+    "Vuvuzelas at a football match",
+    "The conductor taps the stand; the orchestra tunes up.",
+]
 
 
 def cosines(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -77,11 +113,9 @@ def test_bounds_on_real_recordings(
         assert cosines(np.stack(rows), audio).min() >= audio_bound, variant
 
 
-@pytest.mark.xfail(
-    reason="INT8 is chosen and judged on texts like the calibration's; others may miss 0.999", strict=False
-)
 @pytest.mark.parametrize(("bundle", "source"), [("demo_bundle", "demo"), ("demo_fused_bundle", "demo-fused")])
 def test_bounds_on_texts_unlike_the_calibration(request: pytest.FixtureRequest, bundle: str, source: str) -> None:
+    """Few layers too many in INT8, and a handful of ordinary sentences miss the bound by far."""
     path: Path = request.getfixturevalue(bundle)
     checkpoint = load_checkpoint(source)
     with torch.inference_mode():

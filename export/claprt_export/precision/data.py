@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from claprt import recipes
 from claprt.audio_io import open_audio
 from claprt.errors import AudioError, TextError
 from claprt.log_mel import LogMel
+from claprt_export import sentences
 from claprt_export.checkpoint import Checkpoint
 from claprt_export.demo import captions, sounds
 
@@ -24,6 +26,9 @@ MAX_CLIPS = 96
 MAX_TEXTS = 512
 SOUND_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus"}
 _CLIPS_PER_RECORDING = 4
+_CLIPS_HEARD = 60  # of a recording, before some of them are chosen
+# Texts that a tower is judged on at once: one alone keeps two cores waiting for its weights.
+_TEXTS_AT_ONCE = 16
 _FIRST_SEED = 8_000_000  # the verification's sounds are 7,0xx,xxx, the test set's 1,0xx,xxx and 2,0xx,xxx
 
 Batch = tuple[Tensor, ...]
@@ -54,8 +59,8 @@ def calibration_set(checkpoint: Checkpoint, directory: Path | None) -> Calibrati
         directory: the user's: recordings of any format and length at any depth (at most MAX_CLIPS clips of them), and
             captions as lines of .txt files. None, or a directory without captions, takes claprt's own.
 
-    Besides, always: silence, noise at full scale, and texts of random tokens and repeated words. They are unusual, and
-    an interval that has not seen the unusual clips it.
+    Besides, always: silence, noise at full scale, ordinary sentences, and texts of random tokens and repeated words. An
+    interval that has not seen the unusual clips it.
 
     Raises:
         AudioError: the directory has no recordings, or one cannot be read.
@@ -68,8 +73,8 @@ def calibration_set(checkpoint: Checkpoint, directory: Path | None) -> Calibrati
         clips = _recorded_clips(checkpoint, directory)
         description = f"{len(clips)} clips of recordings"
     lines = [] if directory is None else _captions(directory)
-    description += f", {len(lines)} captions" if lines else ", claprt's captions"
-    texts = lines or _made_captions()
+    description += f", {len(lines)} captions and claprt's sentences" if lines else ", claprt's captions and sentences"
+    texts = [*(lines or _made_captions()), *sentences.CALIBRATION]
     audio = [*clips, *_unusual_clips(checkpoint)]
     text = _token_batches(checkpoint, texts)
     digest = hashlib.sha256()
@@ -119,6 +124,25 @@ def text_batches(checkpoint: Checkpoint, texts: Iterable[str]) -> list[Batch]:
     return [(ids, torch.ones_like(ids)) for ids in rows]
 
 
+def by_length(texts: Sequence[Batch]) -> list[Batch]:
+    """Single texts in batches, the short ones first: to judge by, not to observe, as they are padded."""
+    ordered = sorted(texts, key=lambda batch: batch[0].shape[1])
+    return [join(ordered[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(ordered), _TEXTS_AT_ONCE)]
+
+
+def join(texts: Sequence[Batch]) -> Batch:
+    """Batches of texts as one, padded on the right with mask 0."""
+    width = max(ids.shape[1] for ids, _ in texts)
+    padded = ([nn.functional.pad(t, (0, width - t.shape[1])) for t in batch] for batch in texts)
+    return tuple(torch.cat(parts) for parts in zip(*padded, strict=True))
+
+
+def select(batches: Sequence[Batch], indices: Iterable[int]) -> list[Batch]:
+    """Some of the inputs in batches, counted through; one each."""
+    singles = [tuple(t[i : i + 1] for t in batch) for batch in batches for i in range(len(batch[0]))]
+    return [singles[i] for i in indices]
+
+
 def _made_clips(checkpoint: Checkpoint) -> list[Batch]:
     seconds = (10.0, 6.0, 10.0, 1.5, 24.0 if checkpoint.fusion else 10.0)
     return waveform_batches(
@@ -146,10 +170,9 @@ def _recorded_clips(checkpoint: Checkpoint, directory: Path) -> list[Batch]:
     for path in chosen:
         recipe = "fusion" if checkpoint.fusion else "windows"
         with open_audio(path) as source:
-            for number, clip in enumerate(recipes.clips(source, spec, recipe, channels)):
-                if number == each:
-                    break
-                result.append(tower_batch(checkpoint, clip, log_mel))
+            heard = list(itertools.islice(recipes.clips(source, spec, recipe, channels), _CLIPS_HEARD))
+        spread = np.linspace(0, len(heard) - 1, min(len(heard), each))
+        result += [tower_batch(checkpoint, heard[round(i)], log_mel) for i in spread]
     return result
 
 
@@ -186,11 +209,11 @@ def _token_batches(checkpoint: Checkpoint, texts: Iterable[str]) -> list[Batch]:
     rows += [[first, *generator.choices(usual, k=length), last] for length in lengths]
     for length in (4, 12, 30, 60):
         rows.extend([first, *[token] * min(length, longest), last] for token in (generator.choice(usual), rows[0][1]))
-    by_length: dict[int, list[list[int]]] = {}
+    groups: dict[int, list[list[int]]] = {}
     for row in rows:
-        by_length.setdefault(len(row), []).append(row)
+        groups.setdefault(len(row), []).append(row)
     result: list[Batch] = []
-    for _, group in sorted(by_length.items()):
+    for _, group in sorted(groups.items()):
         parts = (torch.tensor(group[start : start + 32]) for start in range(0, len(group), 32))
         result.extend((ids, torch.ones_like(ids)) for ids in parts)
     return result

@@ -5,7 +5,8 @@ subtracted where it arises, in the norm's bias or V's, and comes back in the bia
 residual where the norm feeds one (Outlier Suppression+, Wei et al. 2023).
 
 Smooth: a feature's scale moves from the activation into the weights that read it (SmoothQuant, Xiao et al. 2023). Only
-where nothing but Linear layers reads the value: RoBERTa's norms also feed the residual.
+behind norms that nothing but Linear layers reads, which is Swin's; RoBERTa's also feed the residual. Not behind V:
+what attention averages is largest in short texts, and features of new ones exceed any interval made for each.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class _Value:
     source: str
     readers: tuple[str, ...]
     residual: str | None = None
+    smoothable: bool = False
 
 
 def _values(tower: nn.Module) -> Iterator[_Value]:
@@ -35,11 +37,11 @@ def _values(tower: nn.Module) -> Iterator[_Value]:
     for name, module in tower.named_modules():
         kind = type(module).__name__
         if kind == "WindowBlock":
-            yield _Value(f"{name}.norm1", (f"{name}.k", f"{name}.q", f"{name}.v"))
+            yield _Value(f"{name}.norm1", (f"{name}.k", f"{name}.q", f"{name}.v"), smoothable=True)
             yield _Value(f"{name}.v", (f"{name}.out",))
-            yield _Value(f"{name}.norm2", (f"{name}.up",))
+            yield _Value(f"{name}.norm2", (f"{name}.up",), smoothable=True)
         elif kind == "PatchMerge":
-            yield _Value(f"{name}.norm", (f"{name}.reduction",))
+            yield _Value(f"{name}.norm", (f"{name}.reduction",), smoothable=True)
         elif kind == "TextLayer":
             yield _Value(before, (f"{name}.k", f"{name}.q", f"{name}.v"), residual=f"{name}.out")
             yield _Value(f"{name}.v", (f"{name}.out",))
@@ -67,7 +69,7 @@ def equalize(
         for value in _values(tower):
             if shift:
                 _shift(modules, seen, value)
-            if smooth and value.residual is None:
+            if smooth and value.smoothable:
                 _smooth(modules, seen, value)
     return seen
 
@@ -104,8 +106,7 @@ def _smooth(modules: Mapping[str, Any], seen: dict[str, Observation], value: _Va
         if error < best_error * (1.0 if exponent is None else 0.98):  # only where it clearly helps
             best, best_error = scale, error
     source = modules[value.source]
-    by = best[:, None] if isinstance(source, nn.Linear) else best
-    source.weight = nn.Parameter(source.weight / by, requires_grad=False)
+    source.weight = nn.Parameter(source.weight / best, requires_grad=False)
     if source.bias is not None:
         source.bias = nn.Parameter(source.bias / best, requires_grad=False)
     for name in value.readers:

@@ -12,6 +12,7 @@ Everything else, the matrix products and what lies between them, is FP16. The ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -56,13 +57,23 @@ def to_half(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
     return _Halver(model, keep).run()
 
 
+def _without_weights(model: onnx.ModelProto, large: int = 1024) -> onnx.ModelProto:
+    """The graph with its large weights as inputs of the same types, so that inferring types copies none of them."""
+    graph = model.graph
+    weights = [tensor for tensor in graph.initializer if math.prod(tensor.dims) > large]
+    inputs = [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in weights]
+    small = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= large]
+    bare = helper.make_graph(graph.node, graph.name, [*graph.input, *inputs], graph.output, small)
+    return helper.make_model(bare, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
 class _Halver:
     """One pass over the graph in order; each value has one type, and a cast of it is made once."""
 
     def __init__(self, model: onnx.ModelProto, keep: Collection[str]) -> None:
         self.model, self.keep = model, keep
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        inferred = onnx.shape_inference.infer_shapes(model).graph
+        inferred = onnx.shape_inference.infer_shapes(_without_weights(model)).graph
         values = (*inferred.value_info, *inferred.input, *inferred.output)
         self.floats = {v.name for v in values if v.type.tensor_type.elem_type == _FLOAT}
         self.floats |= {name for name, tensor in self.constants.items() if tensor.data_type == _FLOAT}

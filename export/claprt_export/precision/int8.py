@@ -30,18 +30,17 @@ def for_tensorrt(
     """Typed FP16 with INT8 products.
 
     Args:
-        model: FP32, from `with_weights_of` the tower that the numbers were chosen for.
+        model: FP32, from `with_weights_of` the tower that the numbers were chosen for. It is used up.
         numbers: the layers that become INT8, by module.
         keep: modules that stay FP32, as in `half.to_half`.
     """
     biases = {f"{name}.bias": layer.forms["int8"].bias for name, layer in numbers.items()}
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for tensor in copy.graph.initializer:
+    for tensor in model.graph.initializer:
         bias = biases.get(tensor.name)
         if bias is not None:
             tensor.CopyFrom(numpy_helper.from_array(bias.numpy(), tensor.name))
-    result = to_half(copy, keep)
+    result = to_half(model, keep)
+    del model.graph.initializer[:]
     graph = _Editor(result)
     for name, layer in numbers.items():
         product = graph.products[name]
@@ -76,12 +75,10 @@ def for_cpu(model: onnx.ModelProto, numbers: Mapping[str, QuantizedLinear]) -> o
     """FP32 with INT8 products, in operations that ONNX Runtime's CPU provider has kernels for.
 
     Args:
-        model: FP32, from `with_weights_of` the tower that the numbers were chosen for.
+        model: FP32, from `with_weights_of` the tower that the numbers were chosen for. It is used up.
         numbers: the layers that become INT8, by module.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    graph = _Editor(copy)
+    graph = _Editor(model)
     for name, layer in numbers.items():
         form = layer.forms["int8-cpu"]
         product = graph.products[name]
@@ -128,7 +125,7 @@ def _half_tables(graph: _Editor) -> None:
 
 
 def with_weights_of(model: onnx.ModelProto, tower: nn.Module) -> onnx.ModelProto:
-    """A copy of a tower's graph with the weights that the tower has now, and an Add for each bias that is new."""
+    """Give a tower's graph the weights that the tower has now, and an Add for each bias that is new. Returns it."""
     values: dict[str, NDArray[np.float32]] = {}
     linears: set[str] = set()
     for name, module in tower.named_modules():
@@ -139,9 +136,7 @@ def with_weights_of(model: onnx.ModelProto, tower: nn.Module) -> onnx.ModelProto
         if isinstance(module, nn.Linear):
             linears.add(name)
             values[f"{name}.weight"] = module.weight.detach().numpy()
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = _Editor(result)
+    graph = _Editor(model)
     for name in linears & graph.products.keys():
         values[f"{name}.weight"] = values[f"{name}.weight"].T  # a product's weight is (in, out), a Gemm's is not
         if f"{name}.bias" in values and f"{name}.bias" not in graph.constants:

@@ -33,8 +33,8 @@ class Method:
     Attributes:
         shift: subtract the mean of each input feature before rounding and add what that takes away behind the product
             (Outlier Suppression+, Wei et al. 2023). `equalize` does it where it is free.
-        smooth: migrate the scale of input features into the weights where a norm or V's weights can take it up for
-            nothing (SmoothQuant, Xiao et al. 2023), each time with the exponent that errs least.
+        smooth: migrate the scale of input features into the weights where a norm can take it up for nothing
+            (SmoothQuant, Xiao et al. 2023), each time with the exponent that errs least.
         compensate: round the weights one input after another, each time correcting the ones to come for the error made
             (OPTQ, Frantar et al. 2023), instead of each to the nearest.
         correct_bias: subtract the mean error of each output from the bias (Nagel et al. 2019).

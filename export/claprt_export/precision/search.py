@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from claprt_export.precision.data import Batch
+from claprt_export.precision.data import Batch, join, select
 
 # Share of the bound that may be used up in simulation: the graph's own roundings come on top.
 MARGIN = 0.8
@@ -39,7 +39,7 @@ class Kept:
 
 
 def errors(tower: nn.Module, inputs: Sequence[Batch], reference: Tensor) -> Tensor:
-    """1 - cosine between the tower's vectors, input by input, and `reference`, (n, dim). NaN counts as 2."""
+    """1 - cosine between the tower's vectors of all inputs, in order, and `reference`, (n, dim). NaN counts as 2."""
     with torch.no_grad():
         found = torch.cat([tower(*batch) for batch in inputs]).double()
     cosine = nn.functional.cosine_similarity(found, reference.double(), dim=1)
@@ -49,7 +49,7 @@ def errors(tower: nn.Module, inputs: Sequence[Batch], reference: Tensor) -> Tens
 def keep_high(
     tower: nn.Module,
     names: Sequence[str],
-    rounding: Rounding,
+    roundings: Sequence[Rounding],
     inputs: Sequence[Batch],
     reference: Tensor,
     bound: float,
@@ -60,24 +60,33 @@ def keep_high(
     Args:
         tower: in FP32.
         names: layers that may be rounded.
-        rounding: a context in which the named layers are.
-        inputs: arguments of the tower, one input each.
+        roundings: contexts in which the named layers are, one for each form that the decision is for. Two forms of INT8
+            tell more about which layer is delicate than each alone does.
+        inputs: arguments of the tower.
         reference: the vectors they should give, (n, dim).
         bound: the smallest cosine allowed.
         tick: called with a text while it takes long.
     """
     budget = (1 - bound) * MARGIN
-    with rounding(names):
-        each = errors(tower, inputs, reference)
+
+    def error_of(rounded: Sequence[str], inputs: Sequence[Batch], reference: Tensor) -> Tensor:
+        found = []
+        for rounding in roundings:
+            with rounding(rounded):
+                found.append(errors(tower, inputs, reference))
+        return torch.stack(found).amax(0)
+
+    each = error_of(names, inputs, reference)
     if float(each.max()) <= budget:
         return Kept((), (), float(each.max()))
     worst = each.argsort(descending=True)[:_WORST_INPUTS].tolist()
-    some, wanted = [inputs[i] for i in worst], reference[worst]
+    some, wanted = select(inputs, worst), reference[worst]
+    if not some[0][0].is_floating_point():  # texts are short: at once they take hardly longer than one
+        some = [join(some)]
     alone: dict[str, float] = {}
     for number, name in enumerate(names):
         tick(f"layer {number + 1} of {len(names)}")
-        with rounding([name]):
-            alone[name] = float(errors(tower, some, wanted).max())
+        alone[name] = float(error_of([name], some, wanted).max())
     order = sorted(names, key=lambda name: -alone[name])
     total = sum(alone.values())
     # What the contributions predict, scaled to what was really found with all of them.
@@ -89,8 +98,7 @@ def keep_high(
     count = max(count, 1)
     while True:
         tick(f"{count} of {len(names)} layers kept")
-        with rounding(order[count:]):
-            error = float(errors(tower, inputs, reference).max())
+        error = float(error_of(order[count:], inputs, reference).max())
         if error <= budget or count == len(order):
             break
         count = min(len(order), count + max(1, len(order) // 16))

@@ -15,7 +15,8 @@ from claprt.errors import AudioError, TextError
 from claprt_export.checkpoint import Checkpoint
 from claprt_export.demo import sounds
 from claprt_export.precision import data
-from claprt_export.precision.data import calibration_set, find_sounds, text_batches, waveform_batches
+from claprt_export.precision.data import by_length, calibration_set, find_sounds, select, text_batches, waveform_batches
+from claprt_export.towers import TextTower
 
 Tiny = Callable[[bool], Checkpoint]
 UNUSUAL = 3  # silence, and noise twice
@@ -44,7 +45,7 @@ def test_recordings_and_captions(tiny: Tiny, folder: Path) -> None:
     texts = texts_of(tiny(False), found.text)
     assert {"a dog", "naïve café"} <= set(texts)
     assert "not a caption" not in texts
-    assert found.description == "5 clips of recordings, 2 captions"
+    assert found.description == "5 clips of recordings, 2 captions and claprt's sentences"
     own = waveform_batches(tiny(False), [sounds.render("rain", 1, 2.0)])[0][0]
     assert min(float((batch[0] - own).abs().mean()) for batch in found.audio) < 0.05  # written as 16 bits, in dB
 
@@ -65,7 +66,7 @@ def test_fused_checkpoints_get_their_inputs(tiny: Tiny, folder: Path) -> None:
 def test_without_captions(tiny: Tiny, folder: Path) -> None:
     (folder / "deep" / "captions.txt").unlink()
     found = calibration_set(tiny(False), folder)
-    assert found.description == "5 clips of recordings, claprt's captions"
+    assert found.description == "5 clips of recordings, claprt's captions and sentences"
     assert sum(len(ids) for ids, _ in found.text) > 100
 
 
@@ -133,7 +134,7 @@ def test_limits(tiny: Tiny, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (folder / "many.txt").write_text("\n".join(f"caption {i}" for i in range(40)))
     found = calibration_set(tiny(False), folder)
     assert len(found.audio) == 3 + UNUSUAL
-    assert found.description == "3 clips of recordings, 5 captions"
+    assert found.description == "3 clips of recordings, 5 captions and claprt's sentences"
     assert "caption 39" in texts_of(tiny(False), found.text)
 
 
@@ -151,11 +152,42 @@ def test_own_sounds_are_not_the_ones_that_are_judged_on(tiny: Tiny, monkeypatch:
     assert len(seeds) == len(found.audio) - UNUSUAL
     assert all(seed >= 8_000_000 for seed in seeds)
     assert len(set(seeds)) == len(seeds)
-    assert found.description == f"{len(seeds)} synthesised sounds, claprt's captions"
+    assert found.description == f"{len(seeds)} synthesised sounds, claprt's captions and sentences"
 
 
 def test_sounds_are_found_by_their_names(folder: Path) -> None:
     assert [path.name for path in find_sounds(folder)] == ["a.WAV", "b.flac"]
+
+
+def test_clips_of_a_long_recording_are_spread(tiny: Tiny, tmp_path: Path) -> None:
+    """Four of nine windows, the first and the last among them."""
+    spec = tiny(False).log_mel
+    whole = np.repeat(0.1 * np.arange(1, 6, dtype=np.float32), spec.clip_samples)  # windows begin every half clip
+    soundfile.write(tmp_path / "long.wav", whole, spec.sampling_rate, subtype="FLOAT")
+    found = [features for (features,) in calibration_set(tiny(False), tmp_path).audio[:-UNUSUAL]]
+    starts = [i * spec.clip_samples // 2 for i in (0, 3, 5, 8)]
+    windows = waveform_batches(tiny(False), [whole[start:][: spec.clip_samples] for start in starts])
+    assert len(found) == 4
+    for one, (expected,) in zip(found, windows, strict=True):
+        np.testing.assert_allclose(one, expected, atol=1e-4)
+
+
+def test_texts_in_batches(tiny: Tiny) -> None:
+    """By length, masked where padded; each text keeps its vector, and `select` finds it."""
+    checkpoint = tiny(False)
+    singles = text_batches(checkpoint, [f"{'dog ' * (i % 7 + 1)}{i}" for i in range(20)])
+    batches = by_length(singles)
+    assert [len(ids) for ids, _ in batches] == [16, 4]
+    lengths = [int(n) for _, mask in batches for n in mask.sum(1)]
+    assert lengths == sorted(ids.shape[1] for ids, _ in singles)
+    tower = TextTower(checkpoint.model).eval()
+    with torch.no_grad():
+        whole = torch.cat([tower(*batch) for batch in batches])
+        for index in (0, 9, 17):
+            ((ids, mask),) = select(batches, [index])
+            length = int(mask.sum())
+            assert any(torch.equal(ids[:, :length], one) for one, _ in singles)
+            np.testing.assert_allclose(tower(ids[:, :length], mask[:, :length])[0], whole[index], atol=1e-5)
 
 
 def test_texts_to_judge_by(tiny: Tiny) -> None:

@@ -86,7 +86,7 @@ def test_shift_removes_the_means(subject: GetSubject, name: str) -> None:
     assert reduced > len(layers) / 2
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", ["audio", "fused"])
 def test_smoothing_evens_out(subject: GetSubject, name: str) -> None:
     """A feature a hundred times as large as the others is so no longer, where something can take it up."""
     tower = subject(name)
@@ -99,11 +99,13 @@ def test_smoothing_evens_out(subject: GetSubject, name: str) -> None:
         sizes = torch.maximum(-seen.low, seen.high)
         return float(sizes.max() / sizes.median())
 
-    evened = [layer for layer in layers if layer.endswith((".out", ".1.up"))]
-    evened = [layer for layer in evened if unevenness(before[layer]) > 30]
-    assert len(evened) >= 3
+    evened = [layer for layer in layers if layer.endswith(".up") and unevenness(before[layer]) > 30]
+    assert evened
     for layer in evened:
         assert unevenness(after[layer]) < 0.5 * unevenness(before[layer])
+    contexts = [layer for layer in layers if layer.endswith(".out")]
+    for layer in contexts:  # largest in short texts: a scale for each feature would not hold for new ones
+        assert torch.equal(after[layer].high, before[layer].shifted(before[layer].mean).high)
 
 
 def test_biases_that_were_not_there(subject: GetSubject) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from claprt.errors import ExportError
 from claprt_export import build as build_module
-from claprt_export import parity, variants
+from claprt_export import parity
 from claprt_export.build import build
 from claprt_export.parity import Bound
 from claprt_export.precision import search
@@ -59,7 +60,7 @@ def searched(shares: Mapping[str, float], bound: float) -> tuple[search.Kept, Tu
     tower = Turner(shares)
     inputs = [(torch.tensor([[1.0, 0.2 * i]], dtype=torch.float64).float(),) for i in range(12)]
     reference = torch.cat([x for (x,) in inputs])
-    return keep_high(tower, list(shares), tower.rounding, inputs, reference, bound), tower
+    return keep_high(tower, list(shares), [tower.rounding], inputs, reference, bound), tower
 
 
 NAMES = "abcdefghij"
@@ -83,6 +84,26 @@ def test_the_worst_are_kept(bad: tuple[str, ...]) -> None:
     assert kept.names == bad
     assert kept.contributions == pytest.approx([shares[name] for name in bad], rel=0.01)
     assert kept.error == pytest.approx(1e-5 * (10 - len(bad)), rel=0.05)
+
+
+def test_one_decision_for_several_forms() -> None:
+    """What either form cannot do without is kept, and the error is the worse form's."""
+    tower = Turner({})
+    forms = [Turner(EVEN | {"b": 2e-3}), Turner(EVEN | {"g": 1e-3})]
+
+    @contextlib.contextmanager
+    def as_if(form: Turner, names: Sequence[str]) -> Iterator[None]:
+        tower.angles = form.angles
+        with tower.rounding(names):
+            yield
+
+    inputs = [(torch.tensor([[1.0, 0.2 * i]]),) for i in range(12)]
+    reference = torch.cat([x for (x,) in inputs])
+    roundings = [functools.partial(as_if, form) for form in forms]
+    kept = keep_high(tower, list(NAMES), roundings, inputs, reference, 0.9995)
+    assert kept.names == ("b", "g")
+    assert kept.contributions == pytest.approx([2e-3, 1e-3], rel=0.01)
+    assert kept.error == pytest.approx(8e-5, rel=0.05)
 
 
 def test_margin() -> None:
@@ -143,7 +164,7 @@ def test_a_poisoned_layer(subject: GetSubject, form: Form) -> None:
     with rounding(layers):
         every = worst_error(vectors_of(module, tower.batches), tower.vectors)
     assert every > 5 * others
-    kept = keep_high(module, layers, rounding, tower.batches, reference, 1 - 2 * others)
+    kept = keep_high(module, layers, [rounding], tower.batches, reference, 1 - 2 * others)
     assert kept.names == (layer,)
     assert kept.error == pytest.approx(others, rel=1e-3)
     assert kept.contributions[0] > 4 * others
@@ -174,11 +195,11 @@ def test_smoothing_cures_a_poisoned_layer(subject: GetSubject, tmp_path: Path) -
     assert any("calibrating" in text for text in ticks)
 
 
-def test_the_search_reaches_the_graph(subject: GetSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_reaches_the_graph(subject: GetSubject, tmp_path: Path) -> None:
     """What `write_int8` says it kept is FP16 or FP32 in the files, and nothing else is; counted in weights."""
-    monkeypatch.setattr(variants, "_RANGES", ("max",))
     tower = subject("text")
     choices = write_int8(written(tower, tower.module, tmp_path), 0.99997, lambda text: None)
+    assert len(set(choices.values())) == 1  # both forms keep the same
     for form, choice in choices.items():
         assert 0 < len(choice.kept) < choice.layers
         assert list(choice.contributions) == sorted(choice.contributions, reverse=True)
@@ -228,7 +249,6 @@ def test_a_bound_that_nothing_holds(
     subject: GetSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """The tower, the figures and the way out are in the error."""
-    monkeypatch.setattr(variants, "_RANGES", ("max",))
     tower = subject("text")
     target = written(tower, tower.module, tmp_path)
     write: Any = write_half if precision == "fp16" else write_int8
