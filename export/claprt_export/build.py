@@ -52,8 +52,8 @@ from claprt_export.variants import Choice, Tower, write_half, write_int8
 PROBE_TEXT = "The sound of 2 dogs barking — naïve, café-style; ¿OK? 🎺"
 # Steps of a build besides its variants' verifications.
 _STEPS = 4
-# Sounds that layers are judged on while INT8 is chosen. The result is verified on all.
-_JUDGED = 16
+# Sounds that layers are judged on at most, spread over those that the result is verified on.
+_JUDGED = 40
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers", "numpy")
 
 

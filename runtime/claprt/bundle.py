@@ -10,6 +10,8 @@ from pathlib import Path
 from claprt.errors import BundleError, BundleNotFoundError
 from claprt.manifest import MANIFEST_FILE, MANIFEST_MAX_BYTES, FileEntry, Manifest, parse_manifest
 
+_REBUILD = "copy the bundle again, or build it again with `claprt build`"
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -18,35 +20,43 @@ class Bundle:
     path: Path
     manifest: Manifest
 
-    def verified(self, entry: FileEntry) -> Path:
-        """The path of a file of the bundle, after its size and SHA-256 were found to be what the manifest says.
+    def located(self, entry: FileEntry) -> Path:
+        """The path of a file of the bundle, after its size was found to be what the manifest says.
 
         Raises:
             BundleError: the file is missing, is not a regular file, lies outside the bundle (a symbolic link), or its
-                size or hash differs.
+                size differs.
         """
         path = self.path / entry.file
-        rebuild = "copy the bundle again, or build it again with `claprt build`"
         try:
             inside = path.resolve(strict=True).is_relative_to(self.path.resolve(strict=True))
             is_file = path.is_file()
             size = path.stat().st_size
         except FileNotFoundError as error:
-            raise BundleError(f"a file of the bundle is missing: {path}; {rebuild}") from error
+            raise BundleError(f"a file of the bundle is missing: {path}; {_REBUILD}") from error
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links before Python 3.13
-            raise BundleError(f"a file of the bundle cannot be read: {path}: {error}; {rebuild}") from error
+            raise BundleError(f"a file of the bundle cannot be read: {path}: {error}; {_REBUILD}") from error
         if not inside:
-            raise BundleError(f"a file of the bundle lies outside it: {path} -> {path.resolve()}; {rebuild}")
+            raise BundleError(f"a file of the bundle lies outside it: {path} -> {path.resolve()}; {_REBUILD}")
         if not is_file:
-            raise BundleError(f"a file of the bundle is not a regular file: {path}; {rebuild}")
+            raise BundleError(f"a file of the bundle is not a regular file: {path}; {_REBUILD}")
         if size != entry.bytes:
-            raise BundleError(f"wrong size: {path}: {size} bytes, the manifest says {entry.bytes}; {rebuild}")
+            raise BundleError(f"wrong size: {path}: {size} bytes, the manifest says {entry.bytes}; {_REBUILD}")
+        return path
+
+    def verified(self, entry: FileEntry) -> Path:
+        """The path of a file of the bundle, after its size and SHA-256 were found to be what the manifest says.
+
+        Raises:
+            BundleError: as `located`, or the hash differs.
+        """
+        path = self.located(entry)
         try:
             found = sha256_file(path)
         except OSError as error:
-            raise BundleError(f"a file of the bundle cannot be read: {path}: {error}; {rebuild}") from error
+            raise BundleError(f"a file of the bundle cannot be read: {path}: {error}; {_REBUILD}") from error
         if found != entry.sha256:
-            raise BundleError(f"wrong hash: {path}: sha256 {found}, the manifest says {entry.sha256}; {rebuild}")
+            raise BundleError(f"wrong hash: {path}: sha256 {found}, the manifest says {entry.sha256}; {_REBUILD}")
         return path
 
 

@@ -38,7 +38,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Variant(FileEntry):
-    """One ONNX graph of a tower. `external_data` lists weight files beside it (only graphs over 2 GB have any)."""
+    """One ONNX graph of a tower. `external_data` lists weight files beside it (large graphs have one)."""
 
     external_data: tuple[FileEntry, ...] = ()
 

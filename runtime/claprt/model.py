@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -17,7 +16,7 @@ from claprt.embedder import AudioEmbedder, ErrorHook, ProgressHook, unit
 from claprt.engines import Engine, choose_backend, load_engine
 from claprt.errors import OptionError, SpaceMismatchError
 from claprt.lazy import Lazy
-from claprt.manifest import Manifest, Variant
+from claprt.manifest import AudioInfo, FileEntry, Manifest, TextInfo
 from claprt.recipes import check_recipe
 from claprt.spec import PRECISIONS
 from claprt.tokenizer import Tokenizer, check_texts
@@ -64,11 +63,11 @@ class Clap:
 
     def __init__(self, bundle: Bundle, backend: str, variant: str, threads: int | None) -> None:
         self._bundle, self._backend, self._variant, self._threads = bundle, backend, variant, threads
-        # Hashes are checked now; the engines start when they are first used: many users need one tower only.
+        # That all is there is checked now, the hashes of a tower's files before it is first used: many users need one
+        # tower only, and hashing the other takes longer than loading this one.
         manifest = bundle.manifest
-        self._audio_graph = _verified(bundle, manifest.audio.variants[variant])
-        self._text_graph = _verified(bundle, manifest.text.variants[variant])
-        self._tokenizer = Tokenizer(bundle.verified(manifest.text.tokenizer), manifest.text)
+        for entry in (*self._graph_files(manifest.audio), *self._graph_files(manifest.text), manifest.text.tokenizer):
+            bundle.located(entry)
         self._audio = Lazy(self._load_audio)
         self._text = Lazy(self._load_text)
 
@@ -174,13 +173,13 @@ class Clap:
         if not isinstance(texts, (str, bytes)) and len(texts) == 0:
             return np.empty((0, self.embedding_dim), dtype=np.float32)
         check_texts(texts)
-        engine = self._text.get()
+        tokenizer, engine = self._text.get()
         vectors = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
         # Texts of like length share a run, so that little is computed for padding.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for start in range(0, len(order), _TEXT_BATCH):
             rows = order[start : start + _TEXT_BATCH]
-            ids, mask = self._tokenizer([texts[row] for row in rows], rows)
+            ids, mask = tokenizer([texts[row] for row in rows], rows)
             vectors[rows] = engine.run({"input_ids": ids, "attention_mask": mask})
         return vectors
 
@@ -315,12 +314,24 @@ class Clap:
     def _load_audio(self) -> AudioEmbedder:
         info = self.manifest.audio
         inputs = ("input_features", "is_longer") if info.fusion else ("input_features",)
-        engine = load_engine(self._backend, self._audio_graph, inputs, self.embedding_dim, self._threads)
-        return AudioEmbedder(engine, info, self.embedding_dim, _CPU_AUDIO_BATCH)
+        return AudioEmbedder(self._engine(info, inputs), info, self.embedding_dim, _CPU_AUDIO_BATCH)
 
-    def _load_text(self) -> Engine:
-        inputs = ("input_ids", "attention_mask")
-        return load_engine(self._backend, self._text_graph, inputs, self.embedding_dim, self._threads)
+    def _load_text(self) -> tuple[Tokenizer, Engine]:
+        info = self.manifest.text
+        engine = self._engine(info, ("input_ids", "attention_mask"))
+        return Tokenizer(self._bundle.verified(info.tokenizer), info), engine
+
+    def _graph_files(self, info: AudioInfo | TextInfo) -> tuple[FileEntry, ...]:
+        return info.variants[self._variant].files
+
+    def _engine(self, info: AudioInfo | TextInfo, inputs: tuple[str, ...]) -> Engine:
+        entries = self._graph_files(info)
+        files = [self._bundle.located(entry) for entry in entries]
+        # The engine notes what the files are before they are hashed, and looks again when it reads them.
+        engine = load_engine(self._backend, files, inputs, self.embedding_dim, self._threads)
+        for entry in entries:
+            self._bundle.verified(entry)
+        return engine
 
 
 def load(
@@ -381,11 +392,6 @@ def load_variant(path: str | os.PathLike[str], variant: str, threads: int | None
     if variant not in bundle.manifest.variants:
         raise OptionError(f"the bundle has no {variant}: {path}: it has {', '.join(bundle.manifest.variants)}")
     return Clap(bundle, choose_backend("ort-cpu"), variant, threads)
-
-
-def _verified(bundle: Bundle, variant: Variant) -> Path:
-    graph, *_ = [bundle.verified(entry) for entry in variant.files]
-    return graph
 
 
 def _as_sequence(clips: AudioInput | Sequence[AudioInput]) -> Sequence[AudioInput]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +14,11 @@ import pytest
 
 import claprt
 from claprt.bundle import open_bundle
-from claprt.errors import AudioError, ClaprtError, ExportError, OptionError
-from claprt_export import parity
+from claprt.errors import AudioError, BundleError, ClaprtError, ExportError, OptionError
+from claprt_export import graph, parity
 from claprt_export.build import build
 from claprt_export.checkpoint import load_checkpoint
+from claprt_export.demo import sounds
 from claprt_export.random_checkpoint import save_random_checkpoint
 
 
@@ -115,14 +120,87 @@ def test_local_paths_stay_out_of_the_bundle(checkpoint: Path, demo_bundle: Path,
     assert open_bundle(demo_bundle).manifest.model.source == "demo"
 
 
+@pytest.fixture(scope="module")
+def beside(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose graphs are as those of full size: the weights in a file beside each. Read only."""
+    folder = tmp_path_factory.mktemp("beside")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "SINGLE_FILE_LIMIT", 1000)
+        build(str(checkpoint), folder / "bundle", precisions=("fp32", "fp16", "int8"))
+    return folder / "bundle"
+
+
+def test_weights_beside_the_graphs(beside: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Listed, hashed, readable for all; the vectors are those of single files, where no name is UTF-8 too."""
+    manifest = open_bundle(beside).manifest
+    names = [f"{tower}.{name}.onnx" for tower in ("audio", "text") for name in manifest.variants]
+    found = sorted(path.name for path in beside.glob("*.onnx*"))
+    assert found == sorted([*names, *(f"{name}.data" for name in names)])
+    for towers in (manifest.audio.variants, manifest.text.variants):
+        for variant in towers.values():
+            (data,) = variant.external_data
+            assert data.bytes > variant.bytes
+    assert {path.stat().st_mode for path in beside.glob("*.onnx*")} == {(beside / names[0]).stat().st_mode}
+    build(str(checkpoint), tmp_path / "single")
+    strange = shutil.copytree(beside, Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
+    wave = sounds.render("rain", 1, 3.0)
+    expected = claprt.load(tmp_path / "single").embed_audio([wave, wave * 0.5])
+    for bundle in (beside, strange):
+        clap = claprt.load(bundle)
+        np.testing.assert_array_equal(clap.embed_audio([wave, wave * 0.5]), expected)
+        np.testing.assert_array_equal(clap.embed_audio(wave)[0], expected[0])
+        assert clap.embed_text(["rain"]).shape == (1, 512)
+
+
+def test_damaged_weights_are_found_before_they_are_used(beside: Path, tmp_path: Path) -> None:
+    """One bit of the tower that is used; a bundle whose other tower is damaged still works."""
+    copied = shutil.copytree(beside, tmp_path / "copied")
+    data = bytearray((copied / "audio.fp32.onnx.data").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copied / "audio.fp32.onnx.data").write_bytes(data)
+    clap = claprt.load(copied)
+    for _ in range(2):
+        with pytest.raises(BundleError, match=r"wrong hash: .*audio\.fp32\.onnx\.data"):
+            clap.embed_audio(np.ones(48_000, np.float32))
+    assert clap.embed_text(["rain"]).shape == (1, 512)
+    (copied / "audio.fp32.onnx.data").write_bytes(data[:-1])
+    with pytest.raises(BundleError, match=r"wrong size: .*audio\.fp32\.onnx\.data"):
+        claprt.load(copied)
+    (copied / "audio.fp32.onnx.data").unlink()
+    with pytest.raises(BundleError, match=r"missing: .*audio\.fp32\.onnx\.data"):
+        claprt.load(copied)
+
+
+def test_other_weights_in_the_place_of_the_ones_that_were_loaded(beside: Path, tmp_path: Path) -> None:
+    """The second session of an engine must not have other weights than the first."""
+    copied = shutil.copytree(beside, tmp_path / "copied")
+    clap = claprt.load(copied, threads=2)
+    wave = np.ones(48_000, np.float32)
+    clap.embed_audio(wave)
+    shutil.copy(copied / "audio.fp32.onnx.data", tmp_path / "other")
+    (tmp_path / "other").replace(copied / "audio.fp32.onnx.data")
+    with pytest.raises(BundleError, match="changed since the bundle was loaded"):
+        clap.embed_audio([wave, wave])
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("size", "fusion"), [("htsat-tiny", False), ("htsat-tiny", True), ("htsat-base", False), ("htsat-base", True)]
 )
 def test_full_size(tmp_path: Path, shared_audio: Path, size: str, fusion: bool) -> None:
-    """The released architectures at full size, end to end, on real recordings, within the FP32 bounds."""
+    """The released architectures at full size, end to end, in all variants, on real recordings, within the bounds.
+
+    And within 6 GB of memory.
+    """
     source = save_random_checkpoint(tmp_path / "checkpoint", size, fusion)
-    manifest = build(str(source), tmp_path / "bundle", recordings=shared_audio)
+    command = [sys.executable, "-m", "claprt", "build", str(source), "-o", str(tmp_path / "bundle")]
+    command += ["--precision", "fp32,fp16,int8", "--audio", str(shared_audio)]
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert usage.ru_maxrss < 6_000_000  # in kB
+    manifest = open_bundle(tmp_path / "bundle").manifest
     assert manifest.model.embedding_dim == 512
     assert manifest.verification["fp32"]["audio"]["mean_cross_cosine"] < 0.95
     clap = claprt.load(tmp_path / "bundle")

@@ -71,7 +71,7 @@ def test_weights_go_beside_the_graph_only_when_they_must(tmp_path: Path, monkeyp
     )
     graph.save(model, tmp_path / "small.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
-    monkeypatch.setattr(graph, "PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr(graph, "SINGLE_FILE_LIMIT", 1000)
     graph.save(model, tmp_path / "large.onnx")
     assert (tmp_path / "large.onnx.data").stat().st_size >= 16_000
     graph.check(tmp_path / "large.onnx", ["x"], "y")

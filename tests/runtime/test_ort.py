@@ -43,6 +43,6 @@ def test_int8_is_exact_on_processors_that_would_saturate(
     graph = tmp_path / "empty.onnx"
     graph.write_bytes(b"")
     with pytest.raises(BundleError, match="cannot load the graph"):
-        ort.OrtEngine(graph, ("x",), 1).run({})
+        ort.OrtEngine([graph], ("x",), 1).run({})
     assert entries.get(KEY) == ("1" if saturates else None)
     assert entries["session.set_denormal_as_zero"] == "1"

@@ -302,7 +302,7 @@ def test_engine_and_lane_agree_on_every_bit(demo_bundle: Path) -> None:
     """Without anything between: the two sessions of one engine, and both do run."""
     manifest = claprt.load(demo_bundle).manifest
     graph = demo_bundle / manifest.audio.variants["fp32"].file
-    engine = OrtEngine(graph, ("input_features",), manifest.model.embedding_dim, threads=4)
+    engine = OrtEngine([graph], ("input_features",), manifest.model.embedding_dim, threads=4)
     assert engine.lanes == 4
     assert engine.lane() is engine.lane() is not engine
     assert engine.lane().lanes == 1

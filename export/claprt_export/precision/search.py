@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from claprt_export.precision.data import Batch, join, select
 
-# Share of the bound that may be used up in simulation: the graph's own roundings come on top.
-MARGIN = 0.8
 # Contributions are measured on the inputs that came out worst.
 _WORST_INPUTS = 8
 
@@ -38,7 +36,7 @@ class Kept:
     error: float
 
 
-def errors(tower: nn.Module, inputs: Sequence[Batch], reference: Tensor) -> Tensor:
+def errors(tower: Callable[..., Tensor], inputs: Sequence[Batch], reference: Tensor) -> Tensor:
     """1 - cosine between the tower's vectors of all inputs, in order, and `reference`, (n, dim). NaN counts as 2."""
     with torch.no_grad():
         found = torch.cat([tower(*batch) for batch in inputs]).double()
@@ -52,7 +50,7 @@ def keep_high(
     roundings: Sequence[Rounding],
     inputs: Sequence[Batch],
     reference: Tensor,
-    bound: float,
+    budget: float,
     tick: Callable[[str], None] = lambda text: None,
 ) -> Kept:
     """Search.
@@ -64,10 +62,9 @@ def keep_high(
             tell more about which layer is delicate than each alone does.
         inputs: arguments of the tower.
         reference: the vectors they should give, (n, dim).
-        bound: the smallest cosine allowed.
+        budget: 1 - cosine that the worst input may have.
         tick: called with a text while it takes long.
     """
-    budget = (1 - bound) * MARGIN
 
     def error_of(rounded: Sequence[str], inputs: Sequence[Batch], reference: Tensor) -> Tensor:
         found = []

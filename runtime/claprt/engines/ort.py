@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +40,21 @@ class OrtEngine:
     does not change a bit of a vector.
     """
 
-    def __init__(self, graph: Path, inputs: tuple[str, ...], dim: int, threads: int | None = None) -> None:
+    def __init__(self, files: Sequence[Path], inputs: tuple[str, ...], dim: int, threads: int | None = None) -> None:
         """Describe the engine; the graph is loaded when it is first run.
 
         Args:
-            graph: path of the ONNX file; external weights lie beside it.
+            files: path of the ONNX file, then those of weights beside it, if any.
             inputs: the inputs that the bundle format gives this tower.
             dim: length of the vectors that must come out.
             threads: threads of one run; None takes the cores that this process may use.
 
         Raises:
-            BundleError: there is no such file.
+            BundleError: a file is not there.
         """
-        self._graph, self._inputs, self._dim = graph, inputs, dim
+        self._files, self._graph, self._inputs, self._dim = tuple(files), files[0], inputs, dim
         self._threads = threads or default_threads()
-        self._stamp = _stamp(graph)
+        self._stamp = _stamp(self._files)
         self._session: Lazy[Any] = Lazy(self._load)
         self._lane = Lazy(self._make_lane)
 
@@ -82,7 +83,7 @@ class OrtEngine:
         return result
 
     def _make_lane(self) -> OrtEngine:
-        lane = OrtEngine(self._graph, self._inputs, self._dim, threads=1)
+        lane = OrtEngine(self._files, self._inputs, self._dim, threads=1)
         lane._stamp = self._stamp
         # Now, in the caller's thread: ONNX Runtime turns subnormals off in the thread that makes the process's first
         # session, and threads inherit that from the one that starts them.
@@ -92,7 +93,7 @@ class OrtEngine:
     def _load(self) -> Any:
         import onnxruntime as ort
 
-        if _stamp(self._graph) != self._stamp:
+        if _stamp(self._files) != self._stamp:
             raise BundleError(f"the graph changed since the bundle was loaded: {self._graph}; load the bundle again")
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
@@ -103,9 +104,8 @@ class OrtEngine:
         if _saturates():
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
-            # Its paths must be UTF-8; from another one it can only take the bytes (a graph of one file, then).
-            model = str(self._graph) if _is_utf8(self._graph) else self._graph.read_bytes()
-            session: Any = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            with _utf8_path(self._graph) as path:
+                session: Any = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise BundleError(
                 f"ONNX Runtime {ort.__version__} cannot load the graph: {self._graph}: {_first_line(error)}; "
@@ -136,21 +136,31 @@ def _saturates() -> bool:
     return not {"avx512_vnni", "avx_vnni"} & set(flags)
 
 
-def _stamp(graph: Path) -> tuple[int, ...]:
-    """What tells a file from another one put in its place: two sessions of one engine must have the same weights."""
-    try:
-        found = graph.stat()
-    except OSError as error:
-        raise BundleError(f"the graph cannot be read: {graph}: {error.strerror}; build the bundle again") from error
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _stamp(files: Sequence[Path]) -> list[tuple[int, ...]]:
+    """What tells files from others put in their place: two sessions of one engine must have the same weights."""
+    stamps: list[tuple[int, ...]] = []
+    for path in files:
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise BundleError(f"the graph cannot be read: {path}: {error.strerror}; build the bundle again") from error
+        stamps.append((found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+    return stamps
 
 
-def _is_utf8(path: Path) -> bool:
+@contextmanager
+def _utf8_path(path: Path) -> Iterator[str]:
+    """A path of the same file in UTF-8, which is all that ONNX Runtime takes."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            yield f"/proc/self/fd/{directory}/{path.name}"
+        finally:
+            os.close(directory)
+    else:
+        yield str(path)
 
 
 def _first_line(error: Exception) -> str:

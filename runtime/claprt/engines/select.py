@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +64,10 @@ def choose_backend(name: str) -> str:
     return name
 
 
-def load_engine(backend: str, graph: Path, inputs: tuple[str, ...], dim: int, threads: int | None) -> Engine:
-    """Load one tower's graph with a backend that `choose_backend` returned."""
+def load_engine(backend: str, files: Sequence[Path], inputs: tuple[str, ...], dim: int, threads: int | None) -> Engine:
+    """Make the engine of one tower, of its graph and the files of its weights, with a backend of `choose_backend`."""
     if backend == "ort-cpu":
         from claprt.engines.ort import OrtEngine
 
-        return OrtEngine(graph, inputs, dim, threads)
+        return OrtEngine(files, inputs, dim, threads)
     raise BackendError(f"the backend cannot run here: {backend}: {backend_status(backend).reason}")
