@@ -160,7 +160,7 @@ class Contest:
         count = len(self.clips)
         sides = {
             "theirs": as_it_comes(lambda index: self.reference.log_mel(self.clips[index % count])),
-            "ours": as_it_comes(lambda index: self.log_mel.clip(self.clips[index % count], self.options.threads)),
+            "ours": as_it_comes(lambda index: self.log_mel.clip(self.clips[index % count])),
         }
         samples = self._timed(sides, 1)
         return [

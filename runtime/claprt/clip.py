@@ -65,21 +65,20 @@ def wave_clip(*parts: NDArray[np.float32]) -> WaveClip:
     return WaveClip(waveform)
 
 
-def features(clip: Clip, log_mel: LogMel, channels: int = 1, threads: int = 1) -> NDArray[np.float32]:
+def features(clip: Clip, log_mel: LogMel, channels: int = 1) -> NDArray[np.float32]:
     """The model's log-Mel input for one clip.
 
     Args:
         clip: from `claprt.recipes.clips`.
         log_mel: of the same spec.
         channels: of the model's input: 1, or 4 for a model with fusion.
-        threads: how many may share the work; the result is the same to the bit.
 
     Returns:
         float32 (channels, frames, n_mels), decibels. Plain waveform fills every channel with the same log-Mel; a fusion
         clip gives the shrunk log-Mel, then the front, middle and back crop.
     """
     if isinstance(clip, WaveClip):
-        return np.repeat(log_mel.clip(clip.waveform, threads)[None], channels, axis=0)
+        return np.repeat(log_mel.clip(clip.waveform)[None], channels, axis=0)
     mel = log_mel.gather(clip.samples, clip.starts)
     weight = clip.weight[:, None]
     out = np.empty((4, clip.low.size, mel.shape[1]), dtype=np.float32)

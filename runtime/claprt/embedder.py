@@ -163,14 +163,14 @@ class AudioEmbedder:
     def _in_lane(self, clip: Clip, lane: Engine) -> NDArray[np.float32]:
         with self._free:
             batch = self._batch(1)
-            self._add(batch, 0, clip, threads=1)
+            self._add(batch, 0, clip)
             vector: NDArray[np.float32] = self._run(batch, lane)[0]
             return vector
 
     def _in_batches(self, clips: Iterable[_Owned[Clip]]) -> Iterator[_Owned[NDArray[np.float32]]]:
         batch = self._batch(self._batch_size)
         for owner, clip in clips:
-            self._add(batch, owner, clip, threads=self._engine.lanes)
+            self._add(batch, owner, clip)
             if batch.full:
                 yield from zip(batch.owners, self._run(batch, self._engine), strict=True)
                 batch.owners.clear()
@@ -182,9 +182,9 @@ class AudioEmbedder:
         features = np.empty((size, self._info.channels, spec.frames, spec.n_mels), dtype=np.float32)
         return _Batch(features, np.zeros((size, 1), dtype=np.bool_))
 
-    def _add(self, batch: _Batch, owner: int, clip: Clip, threads: int) -> None:
+    def _add(self, batch: _Batch, owner: int, clip: Clip) -> None:
         slot = len(batch.owners)
-        batch.features[slot] = recipes.features(clip, self._log_mel, self._info.channels, threads)
+        batch.features[slot] = recipes.features(clip, self._log_mel, self._info.channels)
         batch.is_longer[slot] = clip.is_longer
         batch.owners.append(owner)
 

@@ -7,13 +7,10 @@
 
 The FFT runs in float64: with float32 a band 80 dB below a loud tone of the same frame is off by up to 0.5 dB. From the
 spectrum on, every term that is added is positive, so float32 costs no more than 2e-5 dB there. Frames go through in
-chunks that stay in the processor's cache, and only the bins that some mel band uses are kept. Threads may share the
-chunks; they are always the same chunks, so that not a bit changes.
+chunks that stay in the processor's cache, and only the bins that some mel band uses are kept.
 """
 
 from __future__ import annotations
-
-from functools import partial
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -22,10 +19,8 @@ from numpy.typing import NDArray
 from claprt.errors import AudioError, OptionError
 from claprt.mel import mel_filter_bank
 from claprt.spec import LogMelSpec
-from claprt.workers import Workers
 
 _CHUNK = 64  # frames per chunk: 0.5 MB of float64 at n_fft = 1024, inside a core's L2 cache
-_MAX_THREADS = 4  # beyond, what Python does between a chunk's steps takes longer than the steps
 
 # The mel product is done in groups of neighbouring bands, each with only its own bins: a quarter of the arithmetic. And
 # small enough that OpenBLAS stays in the calling thread (it starts others above 2^18 multiplications): on a busy
@@ -60,13 +55,12 @@ class LogMel:
         self._window.setflags(write=False)
         self.spec = spec
 
-    def clip(self, waveform: NDArray[np.float32], threads: int = 1) -> NDArray[np.float32]:
+    def clip(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
         """Log-Mel of one clip: padded to `clip_samples` by the spec's policy, then a centred STFT.
 
         Args:
             waveform: float32 (n,), mono, at `spec.sampling_rate`; 1 ≤ n ≤ clip_samples. A few more samples are taken
                 when they do not add a frame (the fusion recipe's corner case); nothing is padded then.
-            threads: how many may share the work. The result is the same to the bit.
 
         Returns:
             float32 (frames, n_mels), decibels; 1001 frames for 10 s at 48 kHz.
@@ -81,7 +75,7 @@ class LogMel:
             raise AudioError(
                 f"a clip of {waveform.size} samples is longer than the model's {spec.clip_samples}; cut it into clips"
             )
-        return self._frames_at(_centred(waveform, spec), spec.hop_length, threads)
+        return self._frames_at(_centred(waveform, spec), spec.hop_length)
 
     def frames(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Log-Mel of back-to-back frames without centring: the caller has already extended the samples.
@@ -128,37 +122,20 @@ class LogMel:
         """
         return int16_round_trip(samples) if self.spec.int16 else samples
 
-    def _frames_at(self, samples: NDArray[np.float32], hop: int, threads: int = 1) -> NDArray[np.float32]:
+    def _frames_at(self, samples: NDArray[np.float32], hop: int) -> NDArray[np.float32]:
         """Log-Mel of the frames that start every `hop` samples."""
-        count = 1 + (samples.size - self.spec.n_fft) // hop
-        out = np.empty((count, self.spec.n_mels), dtype=np.float32)
-        chunks = range(0, count, _CHUNK)
-        shares = min(threads, _MAX_THREADS, len(chunks))
-        if shares == 1:
-            self._chunks(samples, hop, chunks, out)
-            return out
-        workers: Workers[None] = Workers(shares - 1)
-        with workers:
-            others = [
-                workers.submit(partial(self._chunks, samples, hop, chunks[share::shares], out))
-                for share in range(1, shares)
-            ]
-            self._chunks(samples, hop, chunks[::shares], out)
-            for other in others:
-                other.result()
-        return out
-
-    def _chunks(self, samples: NDArray[np.float32], hop: int, chunks: range, out: NDArray[np.float32]) -> None:
-        """Some chunks of frames, by their first frames, written to `out`."""
         n_fft = self.spec.n_fft
-        scratch = np.empty((min(_CHUNK, len(out)), n_fft))
-        for first in chunks:
+        count = 1 + (samples.size - n_fft) // hop
+        out = np.empty((count, self.spec.n_mels), dtype=np.float32)
+        scratch = np.empty((min(_CHUNK, count), n_fft))
+        for first in range(0, count, _CHUNK):
             rows = out[first : first + _CHUNK]
             # To float64 here rather than for the whole clip: the chunk's samples are still in cache when they are used.
             part = samples[first * hop : (first + len(rows) - 1) * hop + n_fft]
             part = self._prepared(part).astype(np.float64)
             windows = sliding_window_view(part, n_fft)[::hop]
             self._decibels(np.multiply(windows, self._window, out=scratch[: len(rows)]), rows)
+        return out
 
     def _decibels(self, framed: NDArray[np.float64], out: NDArray[np.float32]) -> None:
         """Windowed frames (k, n_fft) to decibels (k, n_mels), written to `out`."""

@@ -217,13 +217,6 @@ def test_one_object_serves_many_threads() -> None:
         np.testing.assert_array_equal(ours, expected)
 
 
-@pytest.mark.parametrize("samples", [1, 50_000, CLIP])
-@pytest.mark.parametrize("threads", [2, 3, 4, 64])
-def test_threads_change_nothing(threads: int, samples: int) -> None:
-    log_mel, wave = LogMel(UNFUSED), noise(samples, seed=threads)
-    np.testing.assert_array_equal(log_mel.clip(wave, threads), log_mel.clip(wave))
-
-
 def test_the_callers_waveform_is_left_alone() -> None:
     wave = noise(5_000)
     before = wave.copy()
