@@ -131,6 +131,7 @@ class Clap:
         Raises:
             AudioError: a sound cannot be used; the message names it and says why.
             OptionError: the recipe does not exist or does not fit this model.
+            BundleError: at the tower's first use: a file of it has another hash, or is not its graph.
         """
         sounds = _as_sequence(clips)
         return self.embed_many(sounds, sampling_rate, recipe)[1]
@@ -169,6 +170,7 @@ class Clap:
 
         Raises:
             TextError: a text is empty, is not a string, or is not valid Unicode.
+            BundleError: at the tower's first use: a file of it has another hash, or is not its graph or tokenizer.
         """
         if not isinstance(texts, (str, bytes)) and len(texts) == 0:
             return np.empty((0, self.embedding_dim), dtype=np.float32)
@@ -342,6 +344,9 @@ def load(
 ) -> Clap:
     """Load a bundle.
 
+    That all its files are there is checked now. A tower starts, and its files are hashed, when it is first used: embed one
+    sound and one text beforehand where the first call must not wait.
+
     Args:
         path: the bundle's directory.
         backend: "ort-cpu", or "auto" for the best one that can run here (`claprt doctor` lists them; the choice is
@@ -353,7 +358,7 @@ def load(
 
     Raises:
         BundleNotFoundError: no bundle there.
-        BundleError: the manifest is not valid, or a file is missing or has another hash.
+        BundleError: the manifest is not valid, or a file is missing or has another size.
         BackendError: the backend cannot run here.
         OptionError: an unknown backend, a precision that the bundle lacks, or a bad number of threads.
     """

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from claprt.errors import ExportError
 from claprt_export import build as build_module
-from claprt_export import parity
+from claprt_export import parity, variants
 from claprt_export.build import build
 from claprt_export.parity import Bound
 from claprt_export.precision import search
@@ -184,6 +184,19 @@ def test_smoothing_cures_a_poisoned_layer(subject: GetSubject, tmp_path: Path) -
         found = run_onnx(onnx.load(tmp_path / f"audio.{form}.onnx"), tower.batches)
         assert worst_error(found, tower.vectors) <= 1e-3
     assert any("calibrating" in text for text in ticks)
+
+
+def test_graphs_that_err_more_keep_more(subject: GetSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FP16 and the order of sums may change a graph's error for the worse; then the search goes on."""
+    tower = subject("text")
+    kept = []
+    for errors_of_graphs in ([0.0, 0.0], [1.0, 0.0, 0.0, 0.0]):
+        found = iter(errors_of_graphs)
+        monkeypatch.setattr(variants, "_graph_error", lambda tower, form, found=found: next(found))
+        choices = write_int8(written(tower, tower.module, tmp_path), 0.9999, lambda text: None)
+        kept.append(len(choices["int8"].kept))
+        assert list(found) == []
+    assert kept[0] < kept[1]
 
 
 def test_the_search_reaches_the_graph(subject: GetSubject, tmp_path: Path) -> None:
