@@ -344,8 +344,8 @@ def load(
 ) -> Clap:
     """Load a bundle.
 
-    That all its files are there is checked now. A tower starts, and its files are hashed, when it is first used: embed one
-    sound and one text beforehand where the first call must not wait.
+    That all its files are there is checked now. A tower starts, and its files are hashed, when it is first used: embed
+    one sound and one text beforehand where the first call must not wait.
 
     Args:
         path: the bundle's directory.

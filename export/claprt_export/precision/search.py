@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from claprt_export.precision.data import Batch, join, select
 
 # Contributions are measured on the inputs that came out worst.
-_WORST_INPUTS = 8
+_WORST_INPUTS = 6
 
 Rounding = Callable[[Sequence[str]], contextlib.AbstractContextManager[None]]
 

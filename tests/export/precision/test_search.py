@@ -192,7 +192,7 @@ def test_graphs_that_err_more_keep_more(subject: GetSubject, tmp_path: Path, mon
     kept = []
     for errors_of_graphs in ([0.0, 0.0], [1.0, 0.0, 0.0, 0.0]):
         found = iter(errors_of_graphs)
-        monkeypatch.setattr(variants, "_graph_error", lambda tower, form, found=found: next(found))
+        monkeypatch.setattr(variants, "_graph_error", lambda tower, form, indices, found=found: next(found))
         choices = write_int8(written(tower, tower.module, tmp_path), 0.9999, lambda text: None)
         kept.append(len(choices["int8"].kept))
         assert list(found) == []
