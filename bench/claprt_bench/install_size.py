@@ -76,7 +76,7 @@ def install_row(pip_args: list[str] | None, targets: bool) -> Row:
 
 
 def _environment(directory: Path, requirements: list[str], pip_args: list[str]) -> Path:
-    venv.create(directory, with_pip=False)
+    venv.create(directory, with_pip=False, symlinks=True)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(_python(directory))]
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
     _run([*pip, "install", "--quiet", *constraints, *pip_args, *requirements])
