@@ -93,7 +93,7 @@ def measure(
     rows.append(install_row(pip_args, options.targets))
     manifest = contest.manifest
     document: dict[str, Any] = {
-        "machine": describe(("torch", "transformers", "onnxruntime", "numpy", "tokenizers", "soundfile")),
+        "machine": describe(("torch", "transformers", "onnxruntime", "numpy", "tiktoken", "soundfile")),
         "load_average": {"before": before, "after": after},
         "cores_used_meanwhile": used,
         "threads": {"every side": options.threads, "environment": {name: os.environ.get(name) for name in ENVIRONMENT}},

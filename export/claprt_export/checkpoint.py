@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from claprt.bpe import ByteLevelBpe
 from claprt.errors import CheckpointError, OptionError
 from claprt.spec import PADDINGS, LogMelSpec
 from claprt_export import laion
@@ -69,7 +70,7 @@ class Checkpoint:
         return int(min(positions, self.tokenizer.model_max_length))
 
     def tokenizer_json(self) -> str:
-        """The tokenizer as `tokenizers` reads it, without truncation and padding: the runtime sets those."""
+        """The tokenizer as a tokenizer.json, without truncation and padding: the runtime sets those."""
         document = json.loads(self.tokenizer.backend_tokenizer.to_str())
         document["truncation"] = document["padding"] = None
         return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
@@ -312,6 +313,17 @@ def _check_tokenizer(tokenizer: Any, config: Any, source: str) -> None:
     largest = max(tokenizer.get_vocab().values())
     if largest >= text.vocab_size:
         raise refuse(f"its largest id is {largest}, the model has {text.vocab_size} embeddings")
+    backend = tokenizer.backend_tokenizer
+    document = json.loads(backend.to_str())
+    try:
+        ByteLevelBpe(document)
+    except ValueError as error:
+        raise refuse(f"{error}; claprt runs RoBERTa's byte-level BPE") from error
+    # Where a token is not what its own characters become, the runtime's merges would differ: claprt.bpe says why.
+    tokens = ("".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in document["model"]["merges"])
+    for token in tokens:
+        if len(backend.model.tokenize(token)) != 1:
+            raise refuse(f"its merges do not make its token {token!r} of that token's own characters")
 
 
 def _refuse_incomplete(model: Any, info: Any, source: str) -> None:

@@ -1,17 +1,22 @@
-"""Text -> token ids and mask, with the `tokenizers` library alone."""
+"""Text -> token ids and mask."""
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from claprt.bpe import WHITE_SPACE, ByteLevelBpe
 from claprt.errors import BundleError, ClaprtWarning, TextError
 from claprt.manifest import TextInfo
+
+# A run of white space that long could exhaust the stack of tiktoken's regular expressions, from about a million on.
+_WHITE_SPACE_LIMIT = 100_000
 
 
 class Tokenizer:
@@ -23,27 +28,23 @@ class Tokenizer:
         Raises:
             BundleError: not a tokenizer, or not the one that the text tower was exported with.
         """
-        from tokenizers import Tokenizer as Backend
-
         hint = "build the bundle again"
         try:
-            # Not from_file: its error for a path that is not UTF-8 names neither file nor reason.
-            self._backend: Any = Backend.from_str(file.read_text(encoding="utf-8"))
-            self._backend.no_padding()
-            self._backend.enable_truncation(info.max_tokens)
-            ids = tuple(self._backend.encode(info.probe.text).ids)
-        except BaseException as error:  # tokenizers raises bare Exception; a panic of its Rust code is not even that
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BundleError(f"the tokenizer cannot be read: {file}: {reason}; {hint}") from error
+            self._bpe = ByteLevelBpe(json.loads(file.read_bytes()))
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"the tokenizer cannot be read: {file}: {str(error).splitlines()[0]}; {hint}") from error
         self._info = info
-        largest = max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
-        if largest >= info.vocab_size:
+        if self._bpe.specials >= info.max_tokens:
             raise BundleError(
-                f"the tokenizer does not fit the text tower: {file}: its largest id is {largest}, the tower has "
-                f"{info.vocab_size} embeddings; {hint}"
+                f"the tokenizer does not fit the text tower: {file}: it puts {self._bpe.specials} tokens around each "
+                f"text, the tower takes {info.max_tokens} in all; {hint}"
             )
+        if self._bpe.largest_id >= info.vocab_size:
+            raise BundleError(
+                f"the tokenizer does not fit the text tower: {file}: its largest id is {self._bpe.largest_id}, the "
+                f"tower has {info.vocab_size} embeddings; {hint}"
+            )
+        ids = tuple(self._bpe.encode(info.probe.text, info.max_tokens)[0])
         if ids != info.probe.ids:
             raise BundleError(
                 f"the tokenizer does not give the ids of the export: {file}: {info.probe.text!r} gives {ids}, the "
@@ -64,20 +65,22 @@ class Tokenizer:
             `input_ids` and `attention_mask`, both (texts, longest) int64, padded on the right.
 
         Raises:
-            TextError: a text is not a string, is empty, or is not valid Unicode.
+            TextError: a text is not a string, is empty, is not valid Unicode, or has over 100,000 characters of white
+                space in a row.
         """
         check_texts(texts)
         rows = []
-        for index, encoding in enumerate(self._backend.encode_batch(list(texts))):
-            if encoding.overflowing:
+        for index, text in enumerate(texts):
+            ids, cut = self._bpe.encode(text, self._info.max_tokens)
+            if cut:
                 number = index if numbers is None else numbers[index]
                 warnings.warn(
-                    f"a text was truncated: text {number} ({texts[index][:40]!r}...) has more than "
+                    f"a text was truncated: text {number} ({text[:40]!r}...) has more than "
                     f"{self._info.max_tokens} tokens, the most that the text tower takes: the rest has no effect",
                     ClaprtWarning,
                     stacklevel=3,  # who called `Clap.embed_text`
                 )
-            rows.append(encoding.ids)
+            rows.append(ids)
         longest = max(map(len, rows))
         input_ids = np.full((len(rows), longest), self._info.pad_id, dtype=np.int64)
         attention_mask = np.zeros((len(rows), longest), dtype=np.int64)
@@ -109,3 +112,9 @@ def check_texts(texts: Sequence[str]) -> None:
                 f"a text is not valid Unicode: text {index} has a lone surrogate at character {error.start}: "
                 f"{text[:40]!r}; decode the bytes it came from with the right encoding"
             ) from error
+        if len(text) > _WHITE_SPACE_LIMIT:
+            run = max((len(match.group()) for match in re.finditer(f"[{WHITE_SPACE}]+", text)), default=0)
+            if run > _WHITE_SPACE_LIMIT:
+                raise TextError(
+                    f"a text is mostly white space: text {index} has {run} such characters in a row; strip it"
+                )

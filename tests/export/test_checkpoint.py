@@ -132,6 +132,27 @@ def test_tokenizer_with_another_padding_id(copy: Path) -> None:
         load_checkpoint(str(copy))
 
 
+def test_tokenizer_whose_merges_leave_a_token_out(copy: Path) -> None:
+    """`tokenizers` never makes "in" where "i" was merged with what stands before it; merging by bytes would."""
+    document = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
+    assert ["i", "n"] in document["model"]["merges"]
+    vocabulary, merges = document["model"]["vocab"], document["model"]["merges"]
+    assert not {"xi", "xin"} & set(vocabulary)
+    for token in ("xin", "xi"):  # in place of the last two
+        vocabulary[token] = vocabulary.pop("".join(merges.pop()))
+    merges += [["x", "i"], ["xi", "n"]]
+    (copy / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="do not make its token 'xin'"):
+        load_checkpoint(str(copy))
+
+
+def test_tokenizer_of_another_kind(copy: Path) -> None:
+    edit_json(copy / "tokenizer.json", "model", "ignore_merges", value=True)
+    edit_json(copy / "tokenizer_config.json", "tokenizer_class", value="TokenizersBackend")
+    with pytest.raises(CheckpointError, match=r"model\.ignore_merges is True"):
+        load_checkpoint(str(copy))
+
+
 @pytest.mark.parametrize("fusion", [False, True])
 def test_log_mel_spec_is_the_checkpoints_own(tmp_path: Path, fusion: bool) -> None:
     """Nothing is assumed: both mel banks, and f_min, hop and clip length as configured, in either file format."""

@@ -50,5 +50,5 @@ def test_each_command_but_build_is_light(demo_bundle: Path, sounds: Path, tmp_pa
 def test_help_and_version_load_neither_numpy_nor_an_engine() -> None:
     code = "from claprt.cli.main import main\nfor command in (['--help'], ['--version'], ['classify', '--help'], []):\n"
     code += "    try: main(command)\n    except SystemExit: pass\nsys.__stderr__.write('loaded:')"
-    loaded = imported(code, *HEAVY, "numpy", "onnxruntime", "tokenizers", "soundfile", "soxr")
+    loaded = imported(code, *HEAVY, "numpy", "onnxruntime", "tiktoken", "soundfile", "soxr")
     assert loaded[-1].endswith("loaded:")

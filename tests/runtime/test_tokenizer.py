@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from claprt.bpe import ByteLevelBpe
 from claprt.bundle import open_bundle
 from claprt.errors import BundleError, ClaprtWarning, TextError
 from claprt.manifest import TextInfo, TokenizerProbe
@@ -200,10 +201,109 @@ def test_files_that_are_no_tokenizer(info: TextInfo, tmp_path: Path, content: by
     assert "\n" not in str(caught.value)
 
 
-def test_a_panic_inside_the_library_is_an_error_like_any_other(file: Path, info: TextInfo, tmp_path: Path) -> None:
-    """Its Rust code panics on a broken table, with an exception that `except Exception` does not catch."""
-    document = json.loads(file.read_text(encoding="utf-8"))
-    document["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+# Against the `tokenizers` library, in forms that the demo's file does not have.
+
+
+@pytest.fixture(scope="module")
+def document(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def same_as_tokenizers(document: Any, texts: list[str]) -> None:
+    import tokenizers
+
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(document))
+    ours = ByteLevelBpe(document)
+    for text in texts:
+        assert ours.encode(text, 10**9) == (theirs.encode(text).ids, False), text
+
+
+def test_every_character_of_unicode(document: Any) -> None:
+    """The two libraries bring two regular expression engines: which characters are letters, digits, space?"""
+    planes = [*range(4), 14]  # the others have no characters, or private ones
+    characters = [chr(code) for plane in planes for code in range(plane << 16, (plane + 1) << 16)]
+    characters = [character for character in characters if not "\ud800" <= character <= "\udfff"]
+    texts = ["".join(f"a{c}b {c}{c} 1{c}" for c in characters[i : i + 64]) for i in range(0, len(characters), 64)]
+    same_as_tokenizers(document, texts)
+
+
+def changed(document: Any, form: str) -> Any:
+    """The demo's tokenizer in another of the forms that RoBERTa's files come in."""
+    result = json.loads(json.dumps(document))
+    model, added = result["model"], result["added_tokens"]
+    if form == "merges as strings":
+        model["merges"] = [" ".join(merge) for merge in model["merges"]]
+    elif form == "mask swallows":  # the hub's roberta-base
+        added[4].update(lstrip=True)
+        for token in added[:4]:
+            token["normalized"] = True
+    elif form == "all swallow":
+        for number, token in enumerate(added):
+            token.update(lstrip=number % 2 == 0, rstrip=number % 3 == 0, normalized=number > 2)
+    elif form == "longest first":
+        added.append({**added[0], "content": "<s><mask>", "id": 1024})
+        added.append({**added[0], "content": "dog", "id": 1025, "normalized": True})
+    elif form == "a space first":
+        result["pre_tokenizer"]["add_prefix_space"] = True
+    elif form == "template":
+        pieces = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+        special = {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}
+        result["post_processor"] = {"type": "TemplateProcessing", "single": pieces, "pair": []}
+        result["post_processor"]["special_tokens"] = special
+    else:
+        raise AssertionError(form)
+    return result
+
+
+@pytest.mark.parametrize(
+    "form", ["merges as strings", "mask swallows", "all swallow", "longest first", "a space first", "template"]
+)
+def test_other_forms_of_the_file(document: Any, form: str) -> None:
+    spaces = "\t \x0b\x85\xa0\u1680\u2003\u2028\u3000\x1c\u200b"
+    swallowed = [f"a{spaces[i:j]}<mask>{spaces[i:j]}<s>{spaces[i:j]}b" for i in range(11) for j in range(i, 11)]
+    same_as_tokenizers(changed(document, form), TEXTS + swallowed + ["a dog<s><mask>hotdog <s> <mask>dog", " dog "])
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "reason"),
+    [
+        (("normalizer",), {"type": "Lowercase"}, "normalizer is"),
+        (("pre_tokenizer",), {"type": "Whitespace"}, "pre_tokenizer.type is 'Whitespace'"),
+        (("pre_tokenizer", "use_regex"), False, "pre_tokenizer.use_regex is False"),
+        (("model", "type"), "WordPiece", "model.type is 'WordPiece'"),
+        (("model", "ignore_merges"), True, "model.ignore_merges is True"),
+        (("model", "dropout"), 0.1, "model.dropout is 0.1"),
+        (("post_processor",), None, "post_processor.type is None"),
+        (("added_tokens", 0, "single_word"), True, "single_word True"),
+        (("model", "merges"), [["i", "n"], ["i", "n"]], "makes 1 of its tokens twice"),
+        (("model", "vocab"), {"a": 0}, "it has no 'Ā'"),
+        (("model", "merges"), [["i"]], "not enough values"),
+        (("model", "vocab", "dog"), -1, "natural number"),
+        (("model", "vocab", "dog"), 1.5, "natural number"),
+    ],
+)
+def test_other_kinds_of_tokenizers(
+    document: Any, info: TextInfo, tmp_path: Path, part: tuple[Any, ...], value: Any, reason: str
+) -> None:
+    """What `claprt.bpe` does not do is refused by name, not done differently."""
+    document = json.loads(json.dumps(document))
+    place = document
+    for key in part[:-1]:
+        place = place[key]
+    place[part[-1]] = value
     (tmp_path / "t.json").write_text(json.dumps(document))
-    with pytest.raises(BundleError, match="the tokenizer cannot be read"):
+    with pytest.raises(BundleError, match=reason) as caught:
         Tokenizer(tmp_path / "t.json", info)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a" * 1_000_000, "^" * 1_000_000, "a " * 500_000, "é" * 500_000, " " * 99_999 + "a"])
+def test_long_texts(document: Any, text: str) -> None:
+    same_as_tokenizers(document, [text])
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "\u3000"])
+def test_very_long_white_space(tokenizer: Tokenizer, space: str) -> None:
+    """A million of these in a row is more than tiktoken's regular expressions take."""
+    with pytest.raises(TextError, match="text 1 has 1000000 such characters in a row"):
+        tokenizer(["a", "a" + space * 1_000_000 + "b"])

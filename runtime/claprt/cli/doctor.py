@@ -11,7 +11,7 @@ from claprt.cli.output import print_json, print_table
 from claprt.engines import BACKENDS, backend_status
 from claprt.engines.ort import default_threads
 
-_REQUIRED = ("numpy", "tokenizers", "soundfile", "soxr", "tqdm")
+_REQUIRED = ("numpy", "tiktoken", "soundfile", "soxr", "tqdm")
 _OPTIONAL = {
     "av": "sounds in MP4, WebM and other containers: pip install 'claprt[av]'",
     "torch": "claprt build: pip install 'claprt[export]'",
