@@ -1,11 +1,31 @@
-"""Waveform to log-Mel, away from the runtime: the float64 reference that every implementation is held to.
+"""Waveform to log-Mel on a GPU: one CUDA source, a prebuilt fatbin, a thin launcher; and the float64 reference.
 
-The CUDA kernel (one source, a prebuilt fatbin, a thin launcher) belongs in this package too. Nothing here imports
-`claprt` when it runs.
+Nothing here imports `claprt`, and nothing starts CUDA before a `LogMel` is made or availability is asked for.
 """
 
 from __future__ import annotations
 
+from claprt_kernels.errors import (
+    KernelError,
+    KernelInputError,
+    KernelLaunchError,
+    KernelSpecError,
+    KernelUnavailableError,
+)
+from claprt_kernels.launcher import Launcher, PyCudaLauncher
+from claprt_kernels.log_mel import LogMel, is_available, why_unavailable
 from claprt_kernels.reference import log_mel_reference
 
-__all__ = ["log_mel_reference"]
+__all__ = [
+    "KernelError",
+    "KernelInputError",
+    "KernelLaunchError",
+    "KernelSpecError",
+    "KernelUnavailableError",
+    "Launcher",
+    "LogMel",
+    "PyCudaLauncher",
+    "is_available",
+    "log_mel_reference",
+    "why_unavailable",
+]

@@ -116,3 +116,34 @@ def log_mel_reference(waveform: NDArray[np.floating], spec: LogMelSpec) -> NDArr
         mel = (spectrum.real**2 + spectrum.imag**2) @ bank
         out[t] = 10.0 * np.log10(np.maximum(mel, spec.log_floor))
     return out
+
+
+def fusion_reference(waveform: NDArray[np.floating], spec: LogMelSpec) -> NDArray[np.float64]:
+    """The four channels of a model with fusion.
+
+    A sound with no more frames than a clip fills every channel with its log-Mel. Of a longer one, channel 0 is the
+    whole log-Mel, shrunk to a clip's rows: bilinear, row t read at (total / frames)·(t + 1/2) - 1/2. Channels 1 to 3
+    are crops: the possible first rows are split into three runs (numpy.array_split), and of each the element in the
+    middle is taken.
+
+    Args:
+        waveform: floating (n,), mono, n ≥ 1.
+        spec: the log-Mel specification.
+
+    Returns:
+        float64 (4, frames, n_mels), decibels.
+    """
+    whole = log_mel_reference(waveform, spec)
+    total, frames = len(whole), spec.frames
+    if total <= frames:
+        return np.stack([whole] * 4)
+    shrunk = np.empty((frames, spec.n_mels))
+    # PyTorch's arithmetic: float32 numbers, and the source row rounded once.
+    scale = float(np.float32(total) / np.float32(frames))
+    for t in range(frames):
+        source = float(np.float32(max(scale * (t + 0.5) - 0.5, 0.0)))
+        low = min(int(source), total - 1)
+        weight = min(max(source - float(np.float32(low)), 0.0), 1.0)
+        shrunk[t] = whole[low] * (1.0 - weight) + whole[min(low + 1, total - 1)] * weight
+    starts = [int(run[len(run) // 2]) if len(run) else 0 for run in np.array_split(np.arange(total - frames + 1), 3)]
+    return np.stack([shrunk, *(whole[start : start + frames] for start in starts)])

@@ -1,0 +1,36 @@
+"""The errors of the kernels. Each is also the builtin that it specialises.
+
+Beside the runtime, as the wheel installs them, they are of its family; the kernels work without it too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from claprt.errors import ClaprtError
+else:
+    try:
+        from claprt.errors import ClaprtError
+    except ImportError:
+        ClaprtError = Exception
+
+
+class KernelError(ClaprtError):
+    """Base class of every error that claprt_kernels raises on purpose."""
+
+
+class KernelSpecError(KernelError, ValueError):
+    """The kernel does not compute this log-Mel specification."""
+
+
+class KernelInputError(KernelError, ValueError):
+    """A clip, pointer, shape or dtype that the kernel cannot take; found before anything is launched."""
+
+
+class KernelUnavailableError(KernelError, RuntimeError):
+    """The kernel cannot run here: no GPU, no driver, no PyCUDA, or a wheel that was built without nvcc."""
+
+
+class KernelLaunchError(KernelError, RuntimeError):
+    """CUDA refused or lost a launch; the message has the kernel's name and sizes."""

@@ -1,0 +1,82 @@
+"""The log-Mel kernels on a CPU: their unmodified source compiled by g++ through `emulation/`, and called."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from claprt.spec import LogMelSpec
+from claprt_kernels import layout
+
+EMULATION = Path(__file__).with_name("emulation")
+INCLUDES = (f"-I{EMULATION}", f"-I{Path(__file__).with_name('fake_cuda')}")
+SOURCES = Path(str(layout.__file__)).with_name("csrc")
+FLAGS = ("-std=c++17", "-O2", "-mfma", "-mf16c", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
+
+
+def compile_emulated(library: Path, *flags: str, sources: Path = SOURCES) -> Path:
+    """Compile the kernels for this CPU; `sources` may be a copy of csrc with a planted fault."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to compile the emulated kernels with")
+    command = [compiler, *FLAGS, *flags, "-fPIC", "-shared", "-pthread", *INCLUDES, f"-I{sources}"]
+    subprocess.run([*command, str(EMULATION / "emulated_log_mel.cpp"), "-o", str(library)], check=True)
+    return library
+
+
+class EmulatedLogMel:
+    """Calls an emulated library as `claprt_kernels.LogMel` calls the GPU."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+
+    def __call__(
+        self,
+        clips: Sequence[NDArray[np.generic]],
+        spec: LogMelSpec,
+        out: DTypeLike = np.float32,
+        channels: int = 1,
+        factor: ArrayLike = 1.0,
+        summand: ArrayLike = 0.0,
+    ) -> NDArray[np.floating]:
+        """(batch, channels, frames, n_mels) of clips that lie back to back; what is not written stays NaN."""
+        table = np.zeros(len(clips), dtype=layout.CLIP)
+        table["length"] = [clip.size for clip in clips]
+        table["offset"][1:] = np.cumsum(table["length"])[:-1]
+        return self.run(np.concatenate(clips), table, spec, out, channels, factor, summand)
+
+    def run(
+        self,
+        pcm: NDArray[np.generic],
+        table: NDArray[np.void],
+        spec: LogMelSpec,
+        out: DTypeLike = np.float32,
+        channels: int = 1,
+        factor: ArrayLike = 1.0,
+        summand: ArrayLike = 0.0,
+    ) -> NDArray[np.floating]:
+        """The same with the clips given as they are given to the kernel."""
+        result = np.full((len(table), channels, spec.frames, spec.n_mels), np.nan, dtype=out)
+        tables = layout.kernel_tables(spec, factor, summand)
+        arguments = layout.kernel_arguments(
+            spec,
+            samples=pcm.dtype,
+            pcm=pcm.ctypes.data,
+            pcm_samples=pcm.size,
+            clips=table.ctypes.data,
+            tables=tables.ctypes.data,
+            out=result.ctypes.data,
+            channels=channels,
+        )
+        name = layout.kernel_name(spec, pcm.dtype, result.dtype)
+        grid = layout.kernel_grid(spec, len(table), channels)
+        address = ctypes.c_void_p(arguments.ctypes.data)
+        assert self._library.emulate(name.encode(), *grid, layout.THREADS, address) == 0
+        return result

@@ -1,0 +1,282 @@
+// Runs CUDA kernels on a CPU: g++ compiles their unmodified source, with the words of CUDA C++ defined here.
+//
+// Every CUDA thread is either a fiber (fast; lanes run one after the other, each as far as the next barrier, so that a
+// missing barrier gives wrong numbers) or, with -DCLAPRT_THREADS, an OS thread (slow; for ThreadSanitizer, which names a
+// missing barrier's line, and for AddressSanitizer, which does not follow fibers). Blocks run one after the other.
+//
+// What a kernel may use: threadIdx (x), blockIdx (x, y), static __shared__ arrays, __syncthreads, __syncwarp, __shfl_sync (all
+// lanes take part), and the functions below. A warp has 32 lanes.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <csetjmp>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#define __global__
+#define __host__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#ifdef CLAPRT_THREADS
+#define __shared__ static
+#else
+#define __shared__ static thread_local
+#endif
+
+struct float2 {
+    float x, y;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+
+struct dim3 {
+    dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+    unsigned x, y, z;
+};
+
+struct __half {
+    std::uint16_t bits;
+};
+inline __half __float2half_rn(float value) { return {static_cast<std::uint16_t>(_cvtss_sh(value, 0))}; }
+
+template <typename T>
+T __ldg(const T* address) {
+    return *address;
+}
+inline float __fmul_rn(float a, float b) {
+    volatile float product = a * b;  // never part of a fused multiply-add
+    return product;
+}
+inline float __log2f(float x) { return std::log2(x); }
+inline int __float_as_int(float x) {
+    int bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+inline thread_local dim3 threadIdx, blockIdx, gridDim, blockDim;
+
+namespace emulation {
+
+constexpr int kWarp = 32;
+
+[[noreturn]] inline void fail(const char* what) {
+    std::fprintf(stderr, "emulated kernel: %s (block %u, %u, thread %u)\n", what, blockIdx.x, blockIdx.y, threadIdx.x);
+    std::abort();
+}
+
+#ifdef CLAPRT_THREADS
+
+class Barrier {
+  public:
+    explicit Barrier(int count) : count_(count) {}
+    void wait() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        const unsigned phase = phase_;
+        if (++arrived_ == count_) {
+            arrived_ = 0;
+            ++phase_;
+            all_.notify_all();
+        } else {
+            all_.wait(lock, [&] { return phase_ != phase; });
+        }
+    }
+    void leave() {  // a thread that has returned is waited for no longer
+        std::unique_lock<std::mutex> lock(mutex_);
+        --count_;
+        if (count_ > 0 && arrived_ == count_) {
+            arrived_ = 0;
+            ++phase_;
+            all_.notify_all();
+        }
+    }
+
+  private:
+    std::mutex mutex_;
+    std::condition_variable all_;
+    int count_, arrived_ = 0;
+    unsigned phase_ = 0;
+};
+
+inline thread_local Barrier* warp_barrier;
+inline thread_local Barrier* block_barrier;
+inline thread_local std::uint64_t* slots;  // of the warp: 2 for each lane
+inline thread_local int turns, *turn = &turns;
+
+inline void sync_warp() { warp_barrier->wait(); }
+inline void sync_block() { block_barrier->wait(); }
+
+inline void launch(dim3 grid, unsigned threads, const std::function<void()>& kernel) {
+    for (unsigned block = 0; block < grid.x * grid.y; ++block) {
+        Barrier whole(static_cast<int>(threads));
+        std::vector<Barrier*> warps;
+        std::vector<std::uint64_t> exchanged(2 * threads);
+        for (unsigned first = 0; first < threads; first += kWarp) warps.push_back(new Barrier(kWarp));
+        std::vector<std::thread> running;
+        for (unsigned i = 0; i < threads; ++i) {
+            running.emplace_back([&, i] {
+                threadIdx.x = i, blockDim.x = threads, gridDim = grid;
+                blockIdx.x = block % grid.x, blockIdx.y = block / grid.x;
+                warp_barrier = warps[i / kWarp];
+                block_barrier = &whole;
+                slots = exchanged.data() + i / kWarp * 2 * kWarp;
+                kernel();
+                warp_barrier->leave();
+                block_barrier->leave();
+            });
+        }
+        for (auto& thread : running) thread.join();
+        for (auto* warp : warps) delete warp;
+    }
+}
+
+#else
+
+enum class State { ready, at_warp, at_block, done };
+
+struct Fiber {
+    jmp_buf here;
+    State state = State::done;
+    void* stack = nullptr;
+    int turn = 0;
+};
+
+constexpr std::size_t kStack = 1 << 17;
+
+inline thread_local std::vector<Fiber> fibers;
+inline thread_local jmp_buf scheduler;
+inline thread_local std::uint64_t slots_of_block[2 * 1024], *slots;  // 2 for each thread; those of the current warp
+inline thread_local int* turn;
+inline thread_local const std::function<void()>* job;
+inline thread_local unsigned current;
+inline thread_local ucontext_t entry, origin;
+
+inline void pause(State state) {
+    Fiber& self = fibers[current];
+    self.state = state;
+    if (_setjmp(self.here) == 0) _longjmp(scheduler, 1);
+}
+
+inline void fiber_main() {
+    for (;;) {
+        if (_setjmp(fibers[current].here) == 0) _longjmp(scheduler, 1);
+        (*job)();
+        fibers[current].state = State::done;
+    }
+}
+
+inline void resume(unsigned i) {
+    current = i;
+    threadIdx.x = i;
+    Fiber& fiber = fibers[i];
+    slots = slots_of_block + i / kWarp * 2 * kWarp;
+    turn = &fiber.turn;
+    if (_setjmp(scheduler) != 0) return;
+    if (fiber.stack == nullptr) {
+        fiber.stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        getcontext(&entry);
+        entry.uc_stack.ss_sp = fiber.stack;
+        entry.uc_stack.ss_size = kStack;
+        entry.uc_link = nullptr;
+        makecontext(&entry, fiber_main, 0);
+        swapcontext(&origin, &entry);
+    }
+    _longjmp(fiber.here, 1);
+}
+
+inline void sync_warp() { pause(State::at_warp); }
+inline void sync_block() { pause(State::at_block); }
+
+// Runs the fibers first … last-1 until each waits for others or is done; whether all wait in the given state.
+inline bool all_at(unsigned first, unsigned last, State state) {
+    bool some = false;
+    for (unsigned i = first; i < last; ++i) {
+        if (fibers[i].state == State::done) continue;
+        some = true;
+        if (fibers[i].state != state) return false;
+    }
+    return some;
+}
+
+inline void launch(dim3 grid, unsigned threads, const std::function<void()>& kernel) {
+    if (threads % kWarp != 0 || threads > 1024) fail("a block must be whole warps, of at most 1024 threads");
+    job = &kernel;
+    if (fibers.size() < threads) fibers = std::vector<Fiber>(threads);
+    for (unsigned i = 0; i < threads; ++i)
+        if (fibers[i].stack == nullptr) resume(i);  // as far as its first wait
+    gridDim = grid, blockDim.x = threads;
+    for (unsigned block = 0; block < grid.x * grid.y; ++block) {
+        blockIdx.x = block % grid.x, blockIdx.y = block / grid.x;
+        for (unsigned i = 0; i < threads; ++i) fibers[i].state = State::ready;
+        for (bool going = true; going;) {
+            going = false;
+            for (unsigned first = 0; first < threads; first += kWarp) {
+                const unsigned last = first + kWarp;
+                for (;;) {
+                    bool ran = false;
+                    for (unsigned i = first; i < last; ++i) {
+                        if (fibers[i].state != State::ready) continue;
+                        resume(i);
+                        ran = true;
+                    }
+                    if (all_at(first, last, State::at_warp)) {
+                        for (unsigned i = first; i < last; ++i)
+                            if (fibers[i].state == State::at_warp) fibers[i].state = State::ready;
+                        continue;
+                    }
+                    if (!ran) break;
+                }
+            }
+            if (all_at(0, threads, State::at_block)) {
+                for (unsigned i = 0; i < threads; ++i)
+                    if (fibers[i].state == State::at_block) fibers[i].state = State::ready;
+                going = true;
+            }
+        }
+        for (unsigned i = 0; i < threads; ++i)
+            if (fibers[i].state != State::done) fail("some threads wait at a barrier that the others never reach");
+    }
+}
+
+#endif
+
+// Two sets of slots take turns, so that one barrier is enough: who writes to a set again has passed another barrier since,
+// and so have all who were to read from it.
+template <typename T>
+T shuffle(unsigned mask, T value, int source) {
+    static_assert(sizeof(T) <= 8);
+    if (mask != 0xffffffffu) fail("only shuffles of all 32 lanes are emulated");
+    std::uint64_t* mine = slots + (*turn ^= 1) * kWarp;
+    std::memcpy(mine + threadIdx.x % kWarp, &value, sizeof value);
+    sync_warp();
+    T result;
+    std::memcpy(&result, mine + source % kWarp, sizeof result);
+    return result;
+}
+
+}  // namespace emulation
+
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+    if (mask != 0xffffffffu) emulation::fail("only __syncwarp of all 32 lanes is emulated");
+    emulation::sync_warp();
+}
+inline void __syncthreads() { emulation::sync_block(); }
+
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int source) {
+    return emulation::shuffle(mask, value, source);
+}

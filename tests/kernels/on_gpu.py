@@ -1,0 +1,60 @@
+"""`claprt_kernels.LogMel` called as the other implementations are called: from host memory, to host memory."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from claprt.spec import LogMelSpec
+from claprt_kernels import LogMel, PyCudaLauncher
+
+
+class GpuLogMel:
+    """Through PyCUDA, on the first GPU."""
+
+    def __init__(self) -> None:
+        self.launcher = PyCudaLauncher()
+        self._cuda: Any = importlib.import_module("pycuda.driver")
+
+    def __call__(
+        self,
+        clips: Sequence[NDArray[np.generic]],
+        spec: LogMelSpec,
+        out: DTypeLike = np.float32,
+        channels: int = 1,
+        factor: ArrayLike = 1.0,
+        summand: ArrayLike = 0.0,
+    ) -> NDArray[np.floating]:
+        """(batch, channels, frames, n_mels) of clips that lie back to back; what is not written stays NaN."""
+        pcm = np.concatenate(clips)
+        lengths = [clip.size for clip in clips]
+        offsets = np.cumsum([0, *lengths[:-1]])
+        log_mel = LogMel(
+            spec, channels=channels, max_batch=len(clips), factor=factor, summand=summand, launcher=self.launcher
+        )
+        result = np.full(log_mel.shape(len(clips)), np.nan, dtype=out)
+        on_device = self.launcher.alloc(pcm.nbytes)
+        target = self.launcher.alloc(result.nbytes)
+        try:
+            with self.launcher.current():
+                self._cuda.memcpy_htod(on_device, pcm)
+                self._cuda.memcpy_htod(target, result)
+            log_mel(
+                on_device,
+                list(zip(offsets.tolist(), lengths, strict=True)),
+                out=target,
+                pcm_samples=pcm.size,
+                pcm_dtype=pcm.dtype,
+                out_dtype=result.dtype,
+            )
+            with self.launcher.current():
+                self._cuda.memcpy_dtoh(result, target)
+        finally:
+            self.launcher.free(on_device)
+            self.launcher.free(target)
+            log_mel.close()
+        return result

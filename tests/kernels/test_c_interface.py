@@ -1,0 +1,281 @@
+"""The C interface: its header from C, its host code on an emulated CUDA runtime, the real library by nvcc."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.kernels.emulated import EMULATION, FLAGS, SOURCES, EmulatedLogMel, compile_emulated
+from tests.kernels.log_mel_cases import CLIP, as_float, assert_near, reference, sound, tolerance
+from tests.specs import FUSED, UNFUSED
+
+from claprt_kernels import compile as kernel_files
+from claprt_kernels import layout
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "kernels" / "examples" / "log_mel.c"
+
+
+class Spec(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("sampling_rate", "n_fft", "hop_length", "n_mels")),
+        *((name, ctypes.c_double) for name in ("f_min", "f_max")),
+        *((name, ctypes.c_int) for name in ("mel_scale", "mel_norm")),
+        ("log_floor", ctypes.c_double),
+        ("clip_samples", ctypes.c_int32),
+        ("padding", ctypes.c_int),
+        *((name, ctypes.c_int32) for name in ("int16_round_trip", "channels")),
+        *((name, ctypes.POINTER(ctypes.c_float)) for name in ("factor", "summand")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """libclaprt_log_mel.so, all of its code compiled by g++."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to compile the emulated library with")
+    library = tmp_path_factory.mktemp("library") / "libclaprt_log_mel.so"
+    source = SOURCES / "claprt_log_mel.cu"
+    command = [compiler, *FLAGS, "-Werror", "-fPIC", "-shared", "-pthread", f"-I{EMULATION}", "-x", "c++", str(source)]
+    subprocess.run([*command, "-o", str(library)], check=True)
+    return library
+
+
+@pytest.fixture(scope="module")
+def api(emulated_library: Path) -> Any:
+    api = ctypes.CDLL(str(emulated_library))
+    api.claprt_log_mel_message.restype = ctypes.c_char_p
+    return api
+
+
+def create(api: Any, batch: int = 4, **fields: Any) -> tuple[int, ctypes.c_void_p]:
+    spec = Spec()
+    api.claprt_log_mel_default_spec(ctypes.byref(spec))
+    for name, value in fields.items():
+        setattr(spec, name, value)
+    handle = ctypes.c_void_p()
+    return api.claprt_log_mel_create(ctypes.byref(handle), ctypes.byref(spec), batch), handle
+
+
+def run(
+    api: Any, to: Any, samples: np.ndarray, table: np.ndarray, result: np.ndarray, name: str = "run", **changes: Any
+) -> int:
+    arguments = {
+        "handle": to,
+        "pcm": samples.ctypes.data,
+        "pcm_samples": samples.size,
+        "pcm_type": {"int16": 0, "float32": 1}[samples.dtype.name],
+        "clips": table.ctypes.data,
+        "batch": len(table),
+        "out": result.ctypes.data,
+        "out_type": {"float16": 2, "float32": 1}[result.dtype.name],
+        **changes,
+    }
+    pointers = {"handle", "pcm", "clips", "out"}
+    values = [
+        ctypes.c_void_p(value if not isinstance(value, ctypes.c_void_p) else value.value)
+        if key in pointers
+        else (ctypes.c_int64(value) if key == "pcm_samples" else ctypes.c_int(value))
+        for key, value in arguments.items()
+    ]
+    status: int = getattr(api, f"claprt_log_mel_{name}")(*values, None)
+    return status
+
+
+def message(api: Any) -> str:
+    text: bytes = api.claprt_log_mel_message()
+    return text.decode()
+
+
+@pytest.mark.parametrize("name", ["run", "run_device"])
+@pytest.mark.parametrize(("channels", "out"), [(1, np.float16), (1, np.float32), (4, np.float32)])
+def test_it_is_the_reference(api: Any, name: str, channels: int, out: Any) -> None:
+    """A batch in one buffer, both entry points; HTK without norm and with fusion, or the default specification."""
+    spec = FUSED if channels == 4 else UNFUSED
+    fields = {"channels": 4, "mel_scale": 0, "mel_norm": 0} if channels == 4 else {}
+    status, handle = create(api, **fields)
+    assert (status, message(api)) == (0, "")
+    assert api.claprt_log_mel_frames(handle) == 1001
+    sounds = [("chirps", 1_025), ("noise", CLIP), ("noise", CLIP + 960)]
+    waves = [sound(*which) for which in sounds]
+    pcm = np.concatenate(waves) if out == np.float16 else as_float(np.concatenate(waves))
+    table = np.zeros(3, dtype=layout.CLIP)
+    table["length"] = [wave.size for wave in waves]
+    table["offset"][1:] = np.cumsum(table["length"])[:-1]
+    result = np.full((3, channels, 1001, 64), np.nan, dtype=out)
+    assert run(api, handle, pcm, table, result, name) == 0
+    expected = np.stack([reference(*which, spec, channels == 4) for which in sounds])
+    assert_near(result, expected, tolerance(expected))
+    api.claprt_log_mel_destroy(handle)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mel_scale": 0, "mel_norm": 1, "f_min": 0.0, "f_max": 24_000.0, "n_mels": 100},
+        {"padding": 2, "hop_length": 441, "clip_samples": 100_001, "sampling_rate": 44_100, "f_max": 10_000.5},
+        {"padding": 1, "int16_round_trip": 1, "log_floor": 1e-6},
+    ],
+)
+def test_tables_are_those_of_python(api: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """The same numbers come out of the tables that C++ makes as of Python's, to the last bit or two."""
+    names = {"mel_scale": ("htk", "slaney"), "mel_norm": ("none", "slaney"), "padding": ("repeatpad", "repeat", "pad")}
+    fields = {"int16" if name == "int16_round_trip" else name: value for name, value in changes.items()}
+    python = {name: names[name][value] if name in names else value for name, value in fields.items()}
+    spec = dataclasses.replace(UNFUSED, **python)
+    status, handle = create(api, **changes)
+    assert (status, message(api)) == (0, "")
+    wave = sound("noise", 60_000)
+    table = np.array([(0, wave.size)], dtype=layout.CLIP)
+    result = np.full((1, 1, spec.frames, spec.n_mels), np.nan, dtype=np.float32)
+    assert run(api, handle, wave, table, result) == 0
+    python_result = EmulatedLogMel(compile_emulated(tmp_path / "log_mel.so"))([wave], spec)
+    np.testing.assert_allclose(result, python_result, rtol=0, atol=1e-5)
+    api.claprt_log_mel_destroy(handle)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"n_fft": 2048}, "does not support n_fft = 2048; it supports 1024"),
+        ({"hop_length": 0}, "hop_length = 0"),
+        ({"clip_samples": 512}, "clip_samples = 512"),
+        ({"n_mels": 0}, "n_mels = 0"),
+        ({"f_min": float("nan")}, "f_min = nan"),
+        ({"f_max": 30_000.0}, "f_max = 30000"),
+        ({"log_floor": 0.0}, "log_floor = 0"),
+        ({"mel_scale": 7}, "mel_scale = 7"),
+        ({"padding": 3}, "padding = 3"),
+        ({"channels": 2}, "channels = 2"),
+    ],
+)
+def test_specifications_that_are_refused(api: Any, fields: dict[str, Any], words: str) -> None:
+    status, handle = create(api, **fields)
+    assert (status, handle.value) == (1, None)
+    assert words in message(api)
+
+
+def test_arguments_that_are_refused(api: Any) -> None:
+    for batch in (0, -1, 65_536):
+        status, handle = create(api, batch)
+        assert (status, handle.value) == (2, None)
+        assert f"max_batch is {batch}" in message(api)
+    assert api.claprt_log_mel_create(None, None, 1) == 2
+    status, handle = create(api)
+    pcm, out = sound("noise", 1_000), np.zeros((1, 1, 1001, 64), dtype=np.float32)
+    table = np.array([(0, 1_000)], dtype=layout.CLIP)
+
+    def refused(words: str, clip: tuple[int, int] = (0, 1_000), **changes: Any) -> None:
+        table[0] = clip
+        assert run(api, handle, pcm, table, out, **changes) == 2
+        assert words in message(api)
+
+    refused("handle is NULL", handle=None)
+    refused("pcm is NULL", pcm=None)
+    refused("clips is NULL", clips=None)
+    refused("out is NULL", out=None)
+    refused("pcm is misaligned", pcm=pcm.ctypes.data + 1)
+    refused("out is misaligned", out=out.ctypes.data + 2)
+    refused("pcm_type is 2", pcm_type=2)
+    refused("out_type is 0", out_type=0)
+    refused("batch is 5; this handle was created for 1 ... 4", batch=5)
+    refused("pcm_samples is 0", pcm_samples=0)
+    refused("clip 0 has 0 samples", (0, 0))
+    refused("clip 0 is 1001 samples from 0 on, which is outside of the 1000 of pcm", (0, 1_001))
+    refused("outside", (2**62, 2**62))
+    refused("outside", (-1, 5))
+    table[0] = (0, 1_000)
+    assert run(api, handle, pcm, table, out) == 0
+    assert message(api) == ""
+    api.claprt_log_mel_destroy(handle)
+    api.claprt_log_mel_destroy(None)
+
+
+@pytest.mark.parametrize(
+    ("function", "status"),
+    [("cudaGetDevice", 4), ("cudaMalloc", 3), ("cudaMallocHost", 3), ("cudaMemcpyAsync", 4), ("cudaLaunchKernel", 4)],
+)
+def test_every_cuda_error_comes_back(api: Any, monkeypatch: pytest.MonkeyPatch, function: str, status: int) -> None:
+    at_run = function in ("cudaMemcpyAsync", "cudaLaunchKernel")
+    if not at_run:
+        monkeypatch.setenv("CLAPRT_EMULATED_FAIL", function)
+        assert create(api)[0] == status
+        assert function in message(api)
+        return
+    _, handle = create(api)
+    monkeypatch.setenv("CLAPRT_EMULATED_FAIL", function)
+    pcm, out = sound("noise", 1_000), np.zeros((1, 1, 1001, 64), dtype=np.float32)
+    assert run(api, handle, pcm, np.array([(0, 1_000)], dtype=layout.CLIP), out) == status
+    named = "launching log_mel_int16_fp32_narrow on 126 x 1 blocks of 128 threads" if "Launch" in function else function
+    assert named in message(api)
+    monkeypatch.delenv("CLAPRT_EMULATED_FAIL")
+    api.claprt_log_mel_destroy(handle)
+
+
+def test_header_is_c(tmp_path: Path) -> None:
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no gcc to compile the header with")
+    (tmp_path / "header.c").write_text('#include "claprt_log_mel.h"\n')
+    flags = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", f"-I{SOURCES}")
+    subprocess.run([compiler, *flags, str(tmp_path / "header.c")], check=True)
+
+
+def test_example_runs(emulated_library: Path, tmp_path: Path) -> None:
+    """The C example on the emulated runtime, as C++ because that emulates it: its numbers are the reference's."""
+    program = tmp_path / "log_mel"
+    flags = ("-std=c++17", "-fpermissive", "-w", "-x", "c++", f"-I{EMULATION}", f"-I{SOURCES}", "-mf16c")
+    command = ["g++", *flags, str(EXAMPLE), "-o", str(program), f"-L{emulated_library.parent}", "-lclaprt_log_mel"]
+    subprocess.run([*command, "-pthread"], check=True)
+    wave = sound("noise", 158_400)
+    env = os.environ | {"LD_LIBRARY_PATH": str(emulated_library.parent)}
+    done = subprocess.run([str(program)], input=wave.tobytes(), capture_output=True, check=True, env=env)
+    result = np.loadtxt(done.stdout.decode().splitlines(), dtype=np.float32)
+    expected = reference("noise", wave.size, UNFUSED)[0]
+    assert_near(result, expected, tolerance(expected) + 1e-6)
+    done = subprocess.run([str(program)], input=b"", capture_output=True, check=False, env=env)
+    assert done.returncode == 2
+    assert b"clip 0 has 0 samples" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def real_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What users get, for one GPU generation: all of them take minutes."""
+    try:
+        return kernel_files.compile_library(tmp_path_factory.mktemp("real"), "sm_90")
+    except kernel_files.CompileError as error:
+        pytest.skip(str(error))
+
+
+def test_real_library_exports_the_header_and_needs_no_toolkit(real_library: Path) -> None:
+    defined = subprocess.run(
+        ["nm", "-D", "--defined-only", str(real_library)], capture_output=True, text=True, check=True
+    )
+    names = {line.split()[-1] for line in defined.stdout.splitlines() if " T " in line}
+    assert names == {
+        f"claprt_log_mel_{name}"
+        for name in ("create", "default_spec", "destroy", "frames", "message", "run", "run_device")
+    }
+    needed = subprocess.run(["ldd", str(real_library)], capture_output=True, text=True, check=True).stdout
+    assert "libcudart" not in needed
+    assert (real_library.parent / "claprt_log_mel.h").is_file()
+
+
+def test_example_links_with_the_real_library(real_library: Path, tmp_path: Path) -> None:
+    """With gcc, as C. Without a GPU it ends with a clear error."""
+    root = kernel_files.cuda_root(kernel_files.find_nvcc())
+    program = tmp_path / "log_mel"
+    command = ["gcc", "-Wall", "-Wextra", "-Werror", f"-I{real_library.parent}", f"-I{root}/include", str(EXAMPLE)]
+    links = [f"-L{real_library.parent}", "-lclaprt_log_mel", f"-L{root}/lib64", "-lcudart", "-o", str(program)]
+    subprocess.run([*command, *links], check=True)
+    env = os.environ | {"LD_LIBRARY_PATH": f"{real_library.parent}:{root}/lib64", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([str(program)], input=bytes(2_000), capture_output=True, check=False, env=env)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: create: cudaGetDevice")

@@ -1,0 +1,57 @@
+"""The CUDA sources through nvcc, for every target it knows: no GPU is needed for that."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from claprt_kernels import compile as kernel_files
+from claprt_kernels.compile import CompileError
+
+
+@pytest.fixture(scope="module")
+def nvcc() -> Path:
+    try:
+        return kernel_files.find_nvcc()
+    except CompileError as error:
+        pytest.skip(str(error))
+
+
+def test_no_kernel_spills_on_any_target(nvcc: Path) -> None:
+    rows = kernel_files.all_resources()
+    targets = kernel_files.targets(nvcc)
+    assert targets[0] == 75
+    assert len(targets) >= 6
+    assert len(rows) == 8 * len(targets)
+    for row in rows:
+        assert (row["spill_bytes"], row["stack_bytes"]) == (0, 0), row
+        assert int(row["registers"]) <= 128, row  # four blocks of 128 threads in 65536 registers
+        assert row["shared_bytes"] == 16_896, row
+
+
+def test_fatbin_has_every_target_and_ptx(nvcc: Path) -> None:
+    assert "up to date" in kernel_files.compile_fatbin() or kernel_files.FATBIN.is_file()
+    assert "up to date" in kernel_files.compile_fatbin()
+    image = kernel_files.FATBIN.read_bytes()
+    assert image[:4] == bytes.fromhex("50ed55ba")
+    made_of = json.loads(kernel_files.STAMP.read_text(encoding="utf-8"))
+    assert made_of["targets"] == kernel_files.targets(nvcc)
+    assert len(image) < 1_500_000  # the wheel carries it
+
+
+def test_without_nvcc_the_reason_is_an_error(tmp_path: Path) -> None:
+    """And a broken nvcc's last words are passed on."""
+    env = {name: value for name, value in os.environ.items() if name not in ("CUDACXX", "CUDA_HOME", "CUDA_PATH")}
+    broken = tmp_path / "nvcc"
+    broken.write_text("#!/bin/sh\necho 'it broke'\nexit 3\n")
+    broken.chmod(0o755)
+    command = [sys.executable, "-m", "claprt_kernels.compile", "--resources"]
+    done = subprocess.run(command, env=env | {"CUDACXX": str(broken)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {broken} failed with exit code 3: it broke\n"
+    assert done.stdout == ""

@@ -1,0 +1,291 @@
+"""`claprt_kernels.LogMel` through PyCUDA as released, on the fake driver, which runs the kernels on this CPU.
+
+Each program has a process of its own: a driver's errors last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.kernels.emulated import compile_emulated
+from tests.kernels.fake_cuda.build import CannotBuildError
+from tests.kernels.fake_cuda.pycuda_env import FakeCuda, default_cache, pycuda_environment
+from tests.kernels.log_mel_cases import CLIP, as_float, assert_near, reference, sound, tolerance
+from tests.kernels.on_gpu import GpuLogMel
+from tests.specs import FUSED, UNFUSED
+
+import claprt_kernels
+from claprt.errors import ClaprtError
+from claprt_kernels import KernelInputError, KernelLaunchError, KernelSpecError, LogMel, PyCudaLauncher, layout
+from claprt_kernels import compile as kernel_files
+
+Run = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run a function of this module in a process that has PyCUDA and the fake driver."""
+    library = compile_emulated(tmp_path_factory.mktemp("kernels") / "kernels.so")
+    try:
+        kernel_files.compile_fatbin()
+        env = pycuda_environment(default_cache(), library)
+    except (CannotBuildError, kernel_files.CompileError) as error:
+        pytest.skip(str(error))
+
+    def run(program: Callable[[], None], **settings: str) -> None:
+        command = [sys.executable, "-c", f"from {__name__} import {program.__name__} as program; program()"]
+        done = subprocess.run(command, env=env | settings, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+    return run
+
+
+class Sample:
+    """One clip on the device, and room for its log-Mel."""
+
+    def __init__(self, batch: int = 1, **options: Any) -> None:
+        import pycuda.driver as cuda
+
+        self.cuda: Any = cuda
+        self.launcher = PyCudaLauncher()
+        self.log_mel = LogMel(UNFUSED, launcher=self.launcher, max_batch=batch, **options)
+        self.pcm = sound("noise", CLIP)
+        self.out = np.zeros(self.log_mel.shape(batch), dtype=np.float32)
+        self.on_device = self.launcher.alloc(self.pcm.nbytes)
+        self.target = self.launcher.alloc(self.out.nbytes)
+        self.clips = [(0, CLIP)] * batch
+        self.types = {"pcm_samples": CLIP, "pcm_dtype": np.int16, "out_dtype": np.float32}
+        with self.launcher.current():
+            cuda.memcpy_htod(self.on_device, self.pcm)
+
+    def __call__(self, **changes: Any) -> None:
+        arguments = {"clips": self.clips, "out": self.target, **self.types, **changes}
+        self.log_mel(arguments.pop("pcm", self.on_device), arguments.pop("clips"), **arguments)
+
+    def result(self) -> np.ndarray:
+        with self.launcher.current():
+            self.cuda.memcpy_dtoh(self.out, self.target)
+        return self.out
+
+    def check(self) -> None:
+        expected = reference("noise", CLIP, UNFUSED)[None]
+        assert_near(self.result()[:1], expected, tolerance(expected))
+
+
+def is_the_reference() -> None:
+    log_mel = GpuLogMel()
+    for spec, channels, types in ((UNFUSED, 1, (np.int16, np.float16)), (FUSED, 4, (np.float32, np.float32))):
+        sounds = [("chirps", 1_025), ("noise", CLIP), ("noise", CLIP + 960)]
+        waves = [sound(*which) if types[0] is np.int16 else as_float(sound(*which)) for which in sounds]
+        expected = np.stack([reference(*which, spec, channels > 1) for which in sounds])
+        factor, summand = np.linspace(0.5, 2.0, 64), np.linspace(-3.0, 40.0, 64)
+        assert_near(log_mel(waves, spec, types[1], channels), expected, tolerance(expected))
+        changed = log_mel(waves, spec, np.float32, channels, factor, summand)
+        assert_near(changed, expected * factor + summand, 2 * tolerance(expected) + 1e-5)
+
+
+def test_it_is_the_reference(run: Run) -> None:
+    run(is_the_reference)
+
+
+def takes_arrays_and_streams() -> None:
+    sample = Sample(2)
+
+    class Array:
+        def __init__(self, address: int, value: np.ndarray) -> None:
+            self.__cuda_array_interface__ = {
+                "shape": value.shape,
+                "typestr": value.dtype.str,
+                "data": (address, False),
+                "version": 3,
+                "strides": None,
+            }
+
+    with sample.launcher.current():
+        stream = sample.cuda.Stream()
+    out = Array(sample.target, sample.out)
+    sample.log_mel(Array(sample.on_device, sample.pcm), sample.clips, out=out, stream=stream)
+    with sample.launcher.current():
+        stream.synchronize()
+    sample.check()
+
+
+def test_arrays_and_streams(run: Run) -> None:
+    run(takes_arrays_and_streams, FAKE_CUDA_DEFER="1")
+
+
+def does_not_wait() -> None:
+    fake = FakeCuda()
+    sample = Sample()
+    sample()
+    sample.check()
+    with sample.launcher.current():
+        sample.cuda.memset_d32(sample.target, 0, sample.out.size)
+    names = ("cuMemAlloc_v2", "cuMemAllocHost_v2", "cuMemHostAlloc", "cuStreamSynchronize", "cuCtxSynchronize",
+             "pageable_async_copy")  # fmt: skip
+    before = [fake.count(name) for name in names]
+    for _ in range(15):
+        sample()
+    assert [fake.count(name) for name in names] == before
+    sample.check()
+
+
+def test_a_call_allocates_nothing_and_waits_for_nothing(run: Run) -> None:
+    """The driver puts all work off until somebody waits: fifteen launches would otherwise have run."""
+    run(does_not_wait, FAKE_CUDA_DEFER="1")
+
+
+def refuses() -> None:
+    sample = Sample(2)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"clips": [(0, 0)]}, "clip 0 has 0 samples from 0 on: it needs at least one"),
+        ({"clips": [(0, 5), (-1, 5)]}, "clip 1 has 5 samples from -1 on: that is outside of the 480000"),
+        ({"clips": [(CLIP - 4, 5)]}, "clip 0 has 5 samples"),
+        ({"clips": [(2**62, 2**62)]}, "clip 0 has"),
+        ({"clips": [(0, 2**63)]}, "below 2^63"),
+        ({"clips": [(0.0, 5.0)]}, "float64, not integers"),
+        ({"clips": []}, "shape"),
+        ({"clips": [(0, 5)] * 3}, "split the batch"),
+        ({"clips": [(0, 5, 7)]}, "shape"),
+        ({"pcm_dtype": np.float64}, "pcm is float64; the kernel takes int16 and float32"),
+        ({"out_dtype": np.int16}, "out is int16"),
+        ({"out_dtype": None}, "pass out_dtype"),
+        ({"pcm_samples": None}, "pass pcm_samples and pcm_dtype"),
+        ({"pcm_samples": 0}, "not (n,) mono samples"),
+        ({"pcm": 0}, "no device memory"),
+        ({"out": -4}, "no device memory"),
+        ({"pcm": sample.on_device + 1}, "misaligned"),
+        ({"out": sample.target + 2}, "misaligned"),
+        ({"out": "nothing"}, "out is str"),
+        ({"out": sample.out, "out_dtype": None}, "out is ndarray"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(KernelInputError, match=re.escape(message)) as caught:
+            sample(**changes)
+        assert isinstance(caught.value, ClaprtError)
+    assert FakeCuda().count("cuLaunchKernel") == 0
+    sample()  # none of it has left anything behind
+    sample.check()
+    sample.log_mel.close()
+    sample.log_mel.close()
+    with pytest.raises(KernelInputError, match="closed"):
+        sample()
+    for options in (
+        {"channels": 2},
+        {"max_batch": 0},
+        {"max_batch": 65_536},
+        {"factor": [1.0, 2.0]},
+        {"summand": np.inf},
+    ):
+        with pytest.raises(KernelInputError, match=next(iter(options))):
+            LogMel(UNFUSED, launcher=sample.launcher, **options)
+
+
+def test_bad_input(run: Run) -> None:
+    run(refuses)
+
+
+def reports_a_failed_launch() -> None:
+    sample = Sample()
+    with pytest.raises(
+        KernelLaunchError, match=r"log_mel_int16_fp32_narrow for 1 clips: .*126 x 1 blocks of 128 threads"
+    ):
+        sample()
+
+
+def test_a_failed_launch_names_the_kernel_and_its_sizes(run: Run) -> None:
+    run(reports_a_failed_launch, FAKE_CUDA_FAIL="cuLaunchKernel:1:1")
+
+
+def has_no_memory() -> None:
+    launcher = PyCudaLauncher()
+    with pytest.raises(KernelLaunchError, match=r"allocating \d+ bytes of device memory"):
+        LogMel(UNFUSED, max_batch=65_535, launcher=launcher)
+
+
+def test_too_little_memory(run: Run) -> None:
+    run(has_no_memory, FAKE_CUDA_MEMORY="1000000")
+
+
+def swaps_arguments() -> None:
+    original = layout.kernel_arguments
+
+    def swapped(*args: Any, **options: Any) -> Any:
+        first, second = os.environ["SWAP"].split(",")
+        return original(*args, **options | {first: options[second], second: options[first]})
+
+    module = sys.modules[LogMel.__module__]
+    setattr(module, "kernel_arguments", swapped)  # noqa: B010
+    sample = Sample()
+    with pytest.raises(KernelLaunchError):
+        sample()
+    assert "out of range" in FakeCuda().last_error
+
+
+@pytest.mark.parametrize("swap", ["pcm,out", "pcm,clips", "clips,out", "tables,clips"])
+def test_swapped_arguments_are_found(run: Run, swap: str) -> None:
+    run(swaps_arguments, SWAP=swap)
+
+
+def from_threads() -> None:
+    sample = Sample()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(5):
+                sample()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    sample.check()
+
+
+def test_several_threads(run: Run) -> None:
+    run(from_threads)
+
+
+def is_available() -> None:
+    assert claprt_kernels.why_unavailable() is None
+    assert claprt_kernels.is_available()
+    assert "there is no CUDA device 1: the driver shows 1" in str(claprt_kernels.why_unavailable(1))
+
+
+def test_availability(run: Run) -> None:
+    run(is_available)
+
+
+def test_without_a_gpu() -> None:
+    """Importing works; asking says why not. In a process without the fake driver, and most machines of the tests."""
+    code = "import claprt_kernels as kernels; assert not kernels.is_available(); print(kernels.why_unavailable())"
+    env = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"} | {
+        "CUDA_VISIBLE_DEVICES": ""
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search("PyCUDA cannot be imported|CUDA kernels are missing|no CUDA|starting CUDA", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("n_fft", 2048), ("hop_length", 0), ("clip_samples", 512), ("n_mels", 2000), ("log_floor", 0.0)],
+)
+def test_specifications_that_the_kernel_does_not_compute(field: str, value: Any) -> None:
+    with pytest.raises(KernelSpecError, match=rf"does not support {field} = {value}") as caught:
+        LogMel(dataclasses.replace(UNFUSED, **{field: value}))
+    assert isinstance(caught.value, ClaprtError)
