@@ -11,7 +11,7 @@ what attention averages is largest in short texts, and features of new ones exce
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,13 +80,19 @@ def _add_to_bias(layer: Any, amount: Tensor) -> None:
     layer.bias = nn.Parameter(layer.bias + amount, requires_grad=False)
 
 
+def _replace(seen: dict[str, Observation], names: Sequence[str], change: Callable[[Observation], Observation]) -> None:
+    """Change observations; what shares one object goes on doing so."""
+    changed = {id(seen[name]): change(seen[name]) for name in names}
+    seen.update({name: changed[id(seen[name])] for name in names})
+
+
 def _shift(modules: Mapping[str, Any], seen: dict[str, Observation], value: _Value) -> None:
     mean = seen[value.readers[0]].mean
     _add_to_bias(modules[value.source], -mean)
     for name in value.readers:
         if not name.endswith(".k"):  # softmax does not see a bias of K
             _add_to_bias(modules[name], modules[name].weight @ mean)
-        seen[name] = seen[name].shifted(mean)
+    _replace(seen, value.readers, lambda observation: observation.shifted(mean))
     if value.residual is not None:
         _add_to_bias(modules[value.residual], mean)
 
@@ -111,7 +117,7 @@ def _smooth(modules: Mapping[str, Any], seen: dict[str, Observation], value: _Va
         source.bias = nn.Parameter(source.bias / best, requires_grad=False)
     for name in value.readers:
         modules[name].weight = nn.Parameter(modules[name].weight * best, requires_grad=False)
-        seen[name] = seen[name].divided(best)
+    _replace(seen, value.readers, lambda observation: observation.divided(best))
 
 
 def _output_error(observation: Observation, weight: Tensor) -> float:

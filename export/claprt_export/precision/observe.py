@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,28 +93,35 @@ def observe(
         batches: arguments of its calls. The values of padded positions must not be in them.
         total: how many batches there are.
         tick: called after each batch.
+
+    Returns:
+        An observation for each layer. Layers that read one value, as Q, K and V mostly do, share one object.
     """
     modules = dict(tower.named_modules())
+    batches = iter(batches)
+    first = next(batches)
+    values = _values(tower, {name: modules[name] for name in layers}, first)
     collectors = {
-        name: _Collector(-(-ROWS // total), torch.Generator().manual_seed(index)) for index, name in enumerate(layers)
+        name: _Collector(-(-ROWS // total), torch.Generator().manual_seed(index))
+        for index, name in enumerate(dict.fromkeys(values.values()))
     }
-    hooks = [modules[name].register_forward_pre_hook(collectors[name]) for name in layers]
+    hooks = [modules[name].register_forward_pre_hook(collector) for name, collector in collectors.items()]
     try:
         with torch.no_grad():
-            for batch in batches:
+            for batch in itertools.chain([first], batches):
                 tower(*batch)
                 tick()
     finally:
         for hook in hooks:
             hook.remove()
-    result = {}
+    seen = {}
     for name, collector in collectors.items():
         collector.add_up()
         assert collector.low is not None
         assert collector.high is not None
         assert collector.total is not None
         assert collector.gram is not None
-        result[name] = Observation(
+        seen[name] = Observation(
             torch.cat(collector.rows)[:ROWS],
             collector.low,
             collector.high,
@@ -120,4 +129,21 @@ def observe(
             collector.gram / collector.count,
             collector.count,
         )
-    return result
+    return {name: seen[value] for name, value in values.items()}
+
+
+def _values(tower: nn.Module, modules: dict[str, Any], batch: tuple[Tensor, ...]) -> dict[str, str]:
+    """Of each layer, the first one that reads the same value."""
+    read: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, inputs: read.__setitem__(name, inputs[0])
+
+    hooks = [module.register_forward_pre_hook(note(name)) for name, module in modules.items()]
+    try:
+        with torch.no_grad():
+            tower(*batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: next(other for other in modules if read[other] is read[name]) for name in modules}

@@ -121,6 +121,7 @@ class Quantizer:
         self._seen = equalize(tower, observations, shift=method.shift, smooth=method.smooth)
         self._layers: dict[str, Any] = {n: m for n, m in tower.named_modules() if n in self._seen}
         self._weights: dict[str, tuple[Tensor, Tensor]] = {}
+        self._order: tuple[Tensor, Tensor, Tensor] | None = None  # of the last moments: Q, K and V share them
         for name, observation in self._seen.items():
             self._weights[name] = self._round(self._layers[name].weight.detach(), observation)
             tick()
@@ -129,8 +130,10 @@ class Quantizer:
         scale = _to_half(weight.abs().amax(1).clamp_min(1e-5) / 127)
         if self._method.compensate:
             # The mean error goes into the bias, so only what varies counts.
-            centred = observation.shifted(observation.mean) if self._method.correct_bias else observation
-            return _compensated(weight, scale, centred.moments).to(torch.int8), scale
+            if self._order is None or self._order[0] is not observation.moments:
+                centred = observation.shifted(observation.mean) if self._method.correct_bias else observation
+                self._order = observation.moments, *_rounding_order(centred.moments)
+            return _compensated(weight, scale, *self._order[1:]).to(torch.int8), scale
         return torch.clamp(torch.round(weight / scale[:, None]), -127, 127).to(torch.int8), scale
 
     def numbers(self, ranges: RangeMethod) -> dict[str, QuantizedLinear]:
@@ -191,24 +194,28 @@ def _to_half(values: Tensor) -> Tensor:
     return torch.where(half.float() < values, torch.nextafter(half, torch.tensor(float("inf")).half()), half).float()
 
 
-def _compensated(weight: Tensor, scale: Tensor, moments: Tensor, block: int = 128, damping: float = 0.01) -> Tensor:
+def _rounding_order(moments: Tensor, damping: float = 0.01) -> tuple[Tensor, Tensor]:
+    """In which order `_compensated` rounds inputs, and the factor that says what errors do to those behind."""
+    order = moments.diagonal().argsort(descending=True)  # what weighs most is rounded while most can still make it good
+    return order, _inverse_factor(moments[order][:, order], damping)
+
+
+def _compensated(weight: Tensor, scale: Tensor, order: Tensor, factor: Tensor, block: int = 128) -> Tensor:
     """Rounded weights, (out, in), each input's error made good by the inputs behind it (OPTQ, Frantar et al. 2023)."""
     features = weight.shape[1]
-    order = moments.diagonal().argsort(descending=True)  # what weighs most is rounded while most can still make it good
-    factor = _inverse_factor(moments[order][:, order], damping)
-    left = weight[:, order].clone()
+    left = weight[:, order].T.contiguous()  # an input's weights lie together
     result = torch.empty_like(left)
+    diagonal = factor.diagonal().tolist()
     for start in range(0, features, block):
         stop = min(start + block, features)
-        errors = torch.empty(len(left), stop - start)
-        for column in range(start, stop):
-            value = left[:, column]
-            result[:, column] = torch.clamp(torch.round(value / scale), -127, 127)
-            error = (value - result[:, column] * scale) / factor[column, column]
-            left[:, column:stop] -= error[:, None] * factor[column, column:stop]
-            errors[:, column - start] = error
-        left[:, stop:] -= errors @ factor[start:stop, stop:]
-    return result[:, order.argsort()]
+        part = left[start:stop]
+        errors = torch.empty_like(part)
+        for i, value in enumerate(part):
+            row = torch.clamp(torch.round(value / scale), -127, 127, out=result[start + i])
+            torch.div(value - row * scale, diagonal[start + i], out=errors[i])
+            part[i:].addr_(factor[start + i, start + i : stop], errors[i], alpha=-1)
+        left[stop:] -= factor[start:stop, stop:].T @ errors
+    return result.T[:, order.argsort()]
 
 
 def _inverse_factor(moments: Tensor, damping: float) -> Tensor:
