@@ -4,6 +4,8 @@
 # make lint       ruff, mypy
 # make bench-cpu  how fast this CPU is with claprt, transformers and the stock export, into bench/results (a quiet
 #                 machine, please; the first run builds what it measures); BENCH_ARGS="--help" lists its options
+# make gpu-check  what only an NVIDIA GPU can show: the log-Mel kernel's values, sanitizers, times; into bench/results
+#                 (needs nvcc; runs with .venv if it is there, else with PYTHON, which needs NumPy and pytest)
 # Variables: PYTHON (3.10 or newer), PIP_ARGS (for pip install, such as another index for a CPU build of torch).
 
 PYTHON ?= python3
@@ -16,7 +18,7 @@ DEMO := build/demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := install --quiet --constraint constraints.txt $(PIP_ARGS)
 
-.PHONY: demo test test-full lint format bench-cpu clean
+.PHONY: demo test test-full lint format bench-cpu gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed $(RUNTIME_VENV)/.installed
@@ -43,6 +45,9 @@ lint: $(VENV)/.installed
 
 bench-cpu: $(VENV)/.installed
 	$(BIN)/python -m claprt_bench.cpu $(BENCH_ARGS)
+
+gpu-check:
+	PYTHONPATH=runtime:export:kernels:bench $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m claprt_bench.gpu $(GPU_ARGS)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -14,25 +14,13 @@ import numpy as np
 import pytest
 from tests.kernels.emulated import EMULATION, FLAGS, SOURCES, EmulatedLogMel, compile_emulated
 from tests.kernels.log_mel_cases import CLIP, as_float, assert_near, reference, sound, tolerance
+from tests.kernels.on_gpu_c import NORMS, PADDINGS, SCALES, TYPES, CSpec, load
 from tests.specs import FUSED, UNFUSED
 
 from claprt_kernels import compile as kernel_files
 from claprt_kernels import layout
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "kernels" / "examples" / "log_mel.c"
-
-
-class Spec(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int32) for name in ("sampling_rate", "n_fft", "hop_length", "n_mels")),
-        *((name, ctypes.c_double) for name in ("f_min", "f_max")),
-        *((name, ctypes.c_int) for name in ("mel_scale", "mel_norm")),
-        ("log_floor", ctypes.c_double),
-        ("clip_samples", ctypes.c_int32),
-        ("padding", ctypes.c_int),
-        *((name, ctypes.c_int32) for name in ("int16_round_trip", "channels")),
-        *((name, ctypes.POINTER(ctypes.c_float)) for name in ("factor", "summand")),
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +38,11 @@ def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def api(emulated_library: Path) -> Any:
-    api = ctypes.CDLL(str(emulated_library))
-    api.claprt_log_mel_message.restype = ctypes.c_char_p
-    return api
+    return load(emulated_library)
 
 
 def create(api: Any, batch: int = 4, **fields: Any) -> tuple[int, ctypes.c_void_p]:
-    spec = Spec()
+    spec = CSpec()
     api.claprt_log_mel_default_spec(ctypes.byref(spec))
     for name, value in fields.items():
         setattr(spec, name, value)
@@ -71,11 +57,11 @@ def run(
         "handle": to,
         "pcm": samples.ctypes.data,
         "pcm_samples": samples.size,
-        "pcm_type": {"int16": 0, "float32": 1}[samples.dtype.name],
+        "pcm_type": TYPES[samples.dtype.name],
         "clips": table.ctypes.data,
         "batch": len(table),
         "out": result.ctypes.data,
-        "out_type": {"float16": 2, "float32": 1}[result.dtype.name],
+        "out_type": TYPES[result.dtype.name],
         **changes,
     }
     pointers = {"handle", "pcm", "clips", "out"}
@@ -126,7 +112,7 @@ def test_it_is_the_reference(api: Any, name: str, channels: int, out: Any) -> No
 )
 def test_tables_are_those_of_python(api: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
     """The same numbers come out of the tables that C++ makes as of Python's, to the last bit or two."""
-    names = {"mel_scale": ("htk", "slaney"), "mel_norm": ("none", "slaney"), "padding": ("repeatpad", "repeat", "pad")}
+    names = {"mel_scale": SCALES, "mel_norm": NORMS, "padding": PADDINGS}
     fields = {"int16" if name == "int16_round_trip" else name: value for name, value in changes.items()}
     python = {name: names[name][value] if name in names else value for name, value in fields.items()}
     spec = dataclasses.replace(UNFUSED, **python)
@@ -279,3 +265,16 @@ def test_example_links_with_the_real_library(real_library: Path, tmp_path: Path)
     done = subprocess.run([str(program)], input=bytes(2_000), capture_output=True, check=False, env=env)
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: create: cudaGetDevice")
+
+
+def test_ladder_is_right(tmp_path: Path) -> None:
+    """Every version that is kept for comparison computes the same, or its times would mean nothing."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to compile the ladder with")
+    source = Path(__file__).resolve().parents[2] / "kernels" / "dev" / "ladder.cu"
+    flags = (*FLAGS, "-Werror", "-pthread", f"-I{EMULATION}", f"-I{SOURCES}", "-x", "c++")
+    subprocess.run([compiler, *flags, str(source), "-o", str(tmp_path / "ladder")], check=True)
+    done = subprocess.run([str(tmp_path / "ladder"), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 6

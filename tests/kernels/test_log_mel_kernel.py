@@ -24,12 +24,14 @@ from tests.kernels.log_mel_cases import (
     tolerance,
 )
 from tests.kernels.on_gpu import GpuLogMel
+from tests.kernels.on_gpu_c import CLogMel
 from tests.specs import FUSED, UNFUSED
 
 from claprt.audio_io import open_audio
 from claprt.log_mel import LogMel
 from claprt.recipes import clips, features
 from claprt.spec import LogMelSpec
+from claprt_kernels import compile as kernel_files
 from claprt_kernels import why_unavailable
 
 Implementation = Callable[..., NDArray[np.floating]]
@@ -61,7 +63,19 @@ def cuda() -> GpuLogMel:
     return GpuLogMel()
 
 
-@pytest.fixture(params=["numpy", "emulated", "cuda"])
+@pytest.fixture(scope="session")
+def cuda_c(tmp_path_factory: pytest.TempPathFactory) -> CLogMel:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU to run the C library on: PyTorch, which gives it memory, sees none")
+    try:
+        return CLogMel(kernel_files.compile_library(tmp_path_factory.mktemp("cuda_c"), "native"))
+    except kernel_files.CompileError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["numpy", "emulated", "cuda", "cuda_c"])
 def log_mel(request: pytest.FixtureRequest) -> Implementation:
     if request.param == "numpy":
         return numpy_log_mel

@@ -61,6 +61,11 @@ inline float __fmul_rn(float a, float b) {
     volatile float product = a * b;  // never part of a fused multiply-add
     return product;
 }
+inline void sincospif(float x, float* sine, float* cosine) {
+    const double angle = 3.14159265358979323846 * static_cast<double>(x);
+    *sine = static_cast<float>(std::sin(angle));
+    *cosine = static_cast<float>(std::cos(angle));
+}
 inline float __log2f(float x) { return std::log2(x); }
 inline int __float_as_int(float x) {
     int bits;

@@ -1,0 +1,180 @@
+"""`python -m claprt_bench.gpu`, `make gpu-check`: everything that only a GPU can show, into one JSON.
+
+Each step runs by itself and is recorded as "passed", "failed" or "not run", with the reason: one that cannot run here
+takes nothing from the others. Needs nvcc and NumPy; of PyTorch, CuPy, PyCUDA, pytest and compute-sanitizer it uses what
+it finds.
+Exit codes: 0 no step failed; 1 one did; 2 there is no GPU, or no nvcc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from claprt_bench.machine import describe
+from claprt_kernels import compile as kernel_files
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path("bench/results")
+_LADDER = ROOT / "kernels" / "dev" / "ladder.cu"
+_PACKAGES = ("numpy", "torch", "torchaudio", "cupy-cuda13x", "cupy-cuda12x", "pycuda")
+
+
+class NotRunError(Exception):
+    """A step that cannot run on this machine; the message says what it lacks."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run all steps and write the result."""
+    parser = argparse.ArgumentParser(prog="python -m claprt_bench.gpu", description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, help="JSON to write; bench/results/gpu-<device>.json if left out")
+    parser.add_argument("--quick", action="store_true", help="checks only, no timings")
+    options = parser.parse_args(arguments)
+    try:
+        nvcc = kernel_files.find_nvcc()
+        device = _device()
+    except (kernel_files.CompileError, NotRunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    document: dict[str, Any] = {
+        "device": device,
+        "nvcc": kernel_files.version(nvcc),
+        "machine": describe(tuple(name for name in _PACKAGES if _version(name))),
+        "steps": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        ladder = Path(folder) / "ladder"
+        steps: dict[str, Callable[[], Any]] = {
+            "compile": lambda: _compile_ladder(nvcc, ladder),
+            "resources": lambda: kernel_files.resources(nvcc, int(device["compute_capability"].replace(".", ""))),
+            "ladder_check": lambda: _lines(_run([ladder, "--check", "--json"])),
+            "memcheck": lambda: _sanitize("memcheck", ladder),
+            "racecheck": lambda: _sanitize("racecheck", ladder),
+            "initcheck": lambda: _sanitize("initcheck", ladder),
+            "synccheck": lambda: _sanitize("synccheck", ladder),
+            "parity": _parity,
+        }
+        if not options.quick:
+            steps["ladder_times"] = lambda: _lines(_run([ladder, "--json"]))
+            steps["peers"] = _peers
+        for name, step in steps.items():
+            document["steps"][name] = _outcome(step)
+            outcome = document["steps"][name]
+            print(
+                f"{name.ljust(14)}{outcome['status']}{': ' + outcome['reason'] if 'reason' in outcome else ''}",
+                flush=True,
+            )
+    output = options.output or RESULTS / f"gpu-{re.sub('[^a-z0-9]+', '-', device['name'].lower()).strip('-')}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {output}")
+    return int(any(step["status"] == "failed" for step in document["steps"].values()))
+
+
+def _outcome(step: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"status": "passed", "result": step()}
+    except NotRunError as error:
+        return {"status": "not run", "reason": str(error)}
+    except Exception as error:  # a step must not take the others with it; its last words are the result
+        return {"status": "failed", "reason": f"{type(error).__name__}: {str(error)[-3000:]}"}
+
+
+def _version(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _device() -> dict[str, str]:
+    """The first GPU as nvidia-smi describes it."""
+    fields = (
+        "name",
+        "compute_cap",
+        "driver_version",
+        "memory.total",
+        "clocks.max.sm",
+        "clocks.max.memory",
+        "power.limit",
+    )
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        raise NotRunError("there is no NVIDIA GPU here: nvidia-smi was not found")
+    done = subprocess.run(
+        [smi, "-i", "0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise NotRunError(f"there is no NVIDIA GPU here: {(done.stdout + done.stderr).strip()}")
+    values = dict(zip(fields, (value.strip() for value in done.stdout.strip().split(",")), strict=True))
+    return {"name": values.pop("name"), "compute_capability": values.pop("compute_cap"), **values}
+
+
+def _run(command: list[Any], **options: Any) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout[-1500:]} {done.stderr[-1500:]}")
+    return str(done.stdout)
+
+
+def _lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _compile_ladder(nvcc: Path, program: Path) -> str:
+    kernel_files.run_nvcc(
+        nvcc, *kernel_files.FLAGS, "-arch=native", "-lineinfo", f"-I{kernel_files.SOURCES}", _LADDER, "-o", program
+    )
+    return " ".join((*kernel_files.FLAGS, "-arch=native"))
+
+
+def _sanitize(tool: str, program: Path) -> str:
+    sanitizer = shutil.which("compute-sanitizer")
+    if sanitizer is None:
+        raise NotRunError("compute-sanitizer was not found")
+    said = _run([sanitizer, "--tool", tool, "--error-exitcode", "99", program, "--check"])
+    summary = [line for line in said.splitlines() if "SUMMARY" in line]
+    if not summary:
+        raise RuntimeError(f"no summary: {said[-1500:]}")
+    return summary[-1].strip("= ")
+
+
+def _parity() -> dict[str, Any]:
+    """The parity tests, those on a GPU."""
+    if importlib.util.find_spec("pytest") is None:
+        raise NotRunError("pytest is not installed")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/test_log_mel_kernel.py"]
+    done = subprocess.run([*command, "-k", "cuda"], capture_output=True, text=True, check=False, cwd=ROOT)
+    last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-1500:]
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
+    if done.returncode or not counts.get("passed"):
+        if not counts.get("failed") and counts.get("skipped"):
+            raise NotRunError(f"skipped: {done.stdout[-1500:]}")
+        raise RuntimeError(f"{last}: {done.stdout[-2000:]}")
+    return {"summary": last, **counts}
+
+
+def _peers() -> Any:
+    if importlib.util.find_spec("torch") is None:
+        raise NotRunError("PyTorch is not installed")
+    from claprt_bench.gpu_peers import measure
+
+    return measure()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
