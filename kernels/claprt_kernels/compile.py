@@ -30,7 +30,7 @@ STAMP = DATA / "log_mel.json"  # what the fatbin was made of, or why there is no
 
 FLAGS = ("-O3", "-std=c++17")
 _COMPRESSED = "-Xfatbin=-compress-all"  # a quarter of the size, and every driver unpacks it
-OLDEST = 75  # Turing: T4. What is older has no 64 KB of shared memory for two blocks.
+OLDEST = 75  # Turing, as the T4 is: what CUDA 13 still makes code for
 
 
 class CompileError(RuntimeError):

@@ -363,7 +363,7 @@ def test_no_bundle(cli: Cli, tmp_path: Path, command: list[str]) -> None:
 def test_doctor(cli: Cli) -> None:
     result = cli("doctor")
     assert (result.code, result.err) == (0, "")
-    for name in (*BACKENDS, "numpy", "tiktoken", "onnxruntime"):
+    for name in (*BACKENDS, "log-Mel", "numpy", "tiktoken", "onnxruntime"):
         assert name in result.out
     found = cli("doctor", "--json").json
     assert [state["name"] for state in found["backends"]] == list(BACKENDS)

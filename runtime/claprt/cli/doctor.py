@@ -23,7 +23,10 @@ _OPTIONAL = {
 
 def run_doctor(args: argparse.Namespace) -> int:
     """Print what can run here; exit code 1 when no backend can."""
+    from claprt_kernels import why_unavailable
+
     backends = [backend_status(name) for name in BACKENDS]
+    kernel = why_unavailable()
     packages = {name: _version(name) for name in (*_REQUIRED, *_OPTIONAL)}
     system = {
         "claprt": __version__,
@@ -34,13 +37,16 @@ def run_doctor(args: argparse.Namespace) -> int:
     }
     if args.json:
         states = [{"name": state.name, "usable": state.usable, "reason": state.reason} for state in backends]
-        print_json({"system": system, "backends": states, "packages": packages})
+        kernels = {"log_mel": {"usable": kernel is None, "reason": kernel or "usable"}}
+        print_json({"system": system, "backends": states, "cuda_kernels": kernels, "packages": packages})
     else:
         for name, value in system.items():
             print(f"{name.ljust(14)}{value}")
         print()
         rows = [[state.name, "yes" if state.usable else "no", state.reason] for state in backends]
         print_table(["backend", "usable", "reason"], rows)
+        print()
+        print_table(["CUDA kernel", "usable", "reason"], [["log-Mel", "no" if kernel else "yes", kernel or ""]])
         print()
         rows = [
             [name, version or "-", "" if version else _OPTIONAL.get(name, "")] for name, version in packages.items()
