@@ -60,8 +60,8 @@ class PyCudaLauncher:
             import pycuda.driver as cuda
         except ImportError as error:
             raise KernelUnavailableError(
-                f"PyCUDA cannot be imported: {str(error).splitlines()[0]}; pip install 'claprt[gpu]' (compiles it: that "
-                "needs nvcc, running it the NVIDIA driver)"
+                f"PyCUDA cannot be imported: {str(error).splitlines()[0]}; pip install 'claprt[gpu]', which compiles "
+                "it (with nvcc; to run it takes the NVIDIA driver)"
             ) from error
         self._cuda: Any = cuda
         with self._explained("starting CUDA", KernelUnavailableError):
