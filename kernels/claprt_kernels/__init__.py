@@ -15,6 +15,7 @@ from claprt_kernels.errors import (
 from claprt_kernels.launcher import Launcher, PyCudaLauncher
 from claprt_kernels.log_mel import LogMel, is_available, why_unavailable
 from claprt_kernels.reference import log_mel_reference
+from claprt_kernels.resample import Resampler
 
 __all__ = [
     "KernelError",
@@ -25,6 +26,7 @@ __all__ = [
     "Launcher",
     "LogMel",
     "PyCudaLauncher",
+    "Resampler",
     "is_available",
     "log_mel_reference",
     "why_unavailable",

@@ -25,8 +25,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 SOURCES = PACKAGE / "csrc"
 DATA = PACKAGE / "data"
-FATBIN = DATA / "log_mel.fatbin"
-STAMP = DATA / "log_mel.json"  # what the fatbin was made of, or why there is none
+FATBIN = DATA / "kernels.fatbin"
+STAMP = DATA / "kernels.json"  # what the fatbin was made of, or why there is none
 
 FLAGS = ("-O3", "-std=c++17")
 _COMPRESSED = "-Xfatbin=-compress-all"  # a quarter of the size, and every driver unpacks it
@@ -115,7 +115,7 @@ def compile_fatbin() -> str:
     DATA.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=DATA) as folder:
         made = Path(folder) / FATBIN.name
-        run_nvcc(nvcc, *FLAGS, *codes, _COMPRESSED, "--threads", "0", "-fatbin", SOURCES / "log_mel.cu", "-o", made)
+        run_nvcc(nvcc, *FLAGS, *codes, _COMPRESSED, "--threads", "0", "-fatbin", SOURCES / "kernels.cu", "-o", made)
         made.replace(FATBIN)
     STAMP.write_text(json.dumps(made_of) + "\n", encoding="utf-8")
     return f"{FATBIN}: {FATBIN.stat().st_size} bytes, sm_{', sm_'.join(map(str, made_of['targets']))} and PTX"
@@ -154,9 +154,9 @@ def compile_library(folder: Path, arch: str | None = None) -> Path:
 def resources(nvcc: Path, target: int) -> list[dict[str, int | str]]:
     """What each kernel takes on one target, as ptxas says: registers of a thread, bytes of shared memory, of spills."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "log_mel.cubin"
+        out = Path(folder) / "kernels.cubin"
         said = run_nvcc(
-            nvcc, *FLAGS, f"-arch=sm_{target}", "-Xptxas", "-v", "-cubin", SOURCES / "log_mel.cu", "-o", out
+            nvcc, *FLAGS, f"-arch=sm_{target}", "-Xptxas", "-v", "-cubin", SOURCES / "kernels.cu", "-o", out
         )
     found = re.findall(
         r"entry function '(\w+)' for 'sm_\d+'.*?"
@@ -187,7 +187,7 @@ def all_resources() -> list[dict[str, int | str]]:
 
 def _sources_hash() -> str:
     digest = hashlib.sha256()
-    for name in ("log_mel.cuh", "log_mel.cu"):
+    for name in ("kernels.cu", "log_mel.cu", "log_mel.cuh", "resample.cuh"):
         digest.update((SOURCES / name).read_bytes())
     return digest.hexdigest()
 

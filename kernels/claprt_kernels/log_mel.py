@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -11,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from claprt_kernels import device_array
 from claprt_kernels.errors import KernelInputError, KernelLaunchError, KernelUnavailableError
 from claprt_kernels.launcher import Launcher, PyCudaLauncher
 from claprt_kernels.layout import CLIP, THREADS, check_spec, kernel_arguments, kernel_grid, kernel_name, kernel_tables
+from claprt_kernels.staging import TableRing
 
 if TYPE_CHECKING:
     from claprt.spec import LogMelSpec
 
-_RUNS = 16  # how many may be under way before one has to wait
-_LARGEST_BATCH = 65_535  # blocks of a grid in y
-_SAMPLES = (np.dtype(np.int16), np.dtype(np.float32))
+LARGEST_BATCH = 65_535  # blocks of a grid in y
 _RESULTS = (np.dtype(np.float16), np.dtype(np.float32))
 
 
@@ -32,7 +31,7 @@ def is_available(device: int = 0) -> bool:
 def why_unavailable(device: int = 0) -> str | None:
     """Why `LogMel` cannot run on this device, and what to do; None if it can."""
     try:
-        _fatbin()
+        fatbin()
         PyCudaLauncher(device)
     except KernelUnavailableError as error:
         return str(error)
@@ -78,34 +77,25 @@ class LogMel:
         check_spec(spec)
         if channels not in (1, 4):
             raise KernelInputError(f"channels is {channels!r}; a model takes 1, or 4 with fusion")
-        if not 1 <= max_batch <= _LARGEST_BATCH:
-            raise KernelInputError(f"max_batch is {max_batch!r}; it must be 1 … {_LARGEST_BATCH}")
+        if not 1 <= max_batch <= LARGEST_BATCH:
+            raise KernelInputError(f"max_batch is {max_batch!r}; it must be 1 … {LARGEST_BATCH}")
         for name, value in (("factor", factor), ("summand", summand)):
             if np.shape(value) not in ((), (spec.n_mels,)) or not np.isfinite(value).all():
                 raise KernelInputError(f"{name} of shape {np.shape(value)} is not a finite number or ({spec.n_mels},)")
         self.spec = spec
         self.channels = channels
         self.max_batch = max_batch
-        image = _fatbin()
+        image = fatbin()
         self._launcher: Launcher = PyCudaLauncher(device) if launcher is None else launcher
         self._functions = {
             (samples, out): (name, self._launcher.function(image, name))
-            for samples in _SAMPLES
+            for samples in device_array.SAMPLE_TYPES
             for out in _RESULTS
             for name in [kernel_name(spec, samples, out)]
         }
         tables = kernel_tables(spec, factor, summand)
-        size = CLIP.itemsize * max_batch
-        self._tables = self._launcher.alloc(tables.nbytes)
-        self._clips = self._launcher.alloc(_RUNS * size)
-        self._staged = self._launcher.pinned(_RUNS * size).view(CLIP).reshape(_RUNS, max_batch)
-        self._done = [self._launcher.event() for _ in range(_RUNS)]
-        self._next = 0
-        self._lock = threading.Lock()
-        done = self._launcher.event()
-        self._launcher.copy(self._tables, tables.view(np.uint8), None)
-        self._launcher.record(done, None)
-        self._launcher.wait(done)
+        self._tables = upload(self._launcher, tables)
+        self._clips = TableRing(self._launcher, CLIP, max_batch)
 
     def shape(self, batch: int) -> tuple[int, int, int, int]:
         """Of the result for `batch` clips: (batch, channels, frames, n_mels)."""
@@ -139,103 +129,62 @@ class LogMel:
                 address is not as above. Nothing is launched then.
             KernelLaunchError: CUDA refused the launch, or an earlier one failed.
         """
-        table = _clip_table(clips, self.max_batch)
-        source, samples, count = _samples(pcm, pcm_samples, pcm_dtype)
-        target, result = _result(out, out_dtype, self.shape(len(table)))
-        ends = table["length"] > count - table["offset"]
-        wrong = np.flatnonzero((table["length"] < 1) | (table["offset"] < 0) | ends)
-        if wrong.size:
-            offset, length = table[wrong[0]]
-            reason = "it needs at least one sample" if length < 1 else f"that is outside of the {count} of pcm"
-            raise KernelInputError(f"clip {wrong[0]} has {length} samples from {offset} on: {reason}")
+        source, samples, given = device_array.samples(pcm, pcm_samples, pcm_dtype)
+        if len(given) != 1 or given[0] < 1:
+            raise KernelInputError(f"pcm of shape {given} is not (n,) mono samples")
+        pairs = device_array.clip_pairs(clips, self.max_batch, given[0], "samples")
+        target, result = _result(out, out_dtype, self.shape(len(pairs)))
         name, function = self._functions[samples, result]
-        grid = kernel_grid(self.spec, len(table), self.channels)
-        with self._lock:
-            if not self._done:
-                raise KernelInputError("this LogMel is closed; make another one")
-            slot = self._next
-            self._next = (slot + 1) % _RUNS
-            self._launcher.wait(self._done[slot])
-            staged = self._staged[slot, : len(table)]
-            staged[:] = table
-            on_device = self._clips + slot * self.max_batch * CLIP.itemsize
+        grid = kernel_grid(self.spec, len(pairs), self.channels)
+        with self._clips.on_device(np.ascontiguousarray(pairs).view(CLIP).reshape(-1), stream) as table:
             argument = kernel_arguments(
                 self.spec,
                 samples=samples,
                 pcm=source,
-                pcm_samples=count,
-                clips=on_device,
+                pcm_samples=given[0],
+                clips=table,
                 tables=self._tables,
                 out=target,
                 channels=self.channels,
             )
             try:
-                self._launcher.copy(on_device, staged.view(np.uint8), stream)
                 self._launcher.launch(function, grid, THREADS, argument, stream)
             except KernelLaunchError as error:
-                raise KernelLaunchError(f"{name} for {len(table)} clips: {error}") from error
-            self._launcher.record(self._done[slot], stream)
+                raise KernelLaunchError(f"{name} for {len(pairs)} clips: {error}") from error
 
     def close(self) -> None:
         """Wait for what is under way and give the device memory back. The object cannot be used afterwards."""
-        with self._lock:
-            if not self._done:
-                return
-            for event in self._done:
-                self._launcher.wait(event)
+        if self._clips.close():
             self._launcher.free(self._tables)
-            self._launcher.free(self._clips)
-            self._done = []
+
+
+def upload(launcher: Launcher, constants: NDArray[Any]) -> int:
+    """Constants in device memory of their own; returns when they are there."""
+    address = launcher.alloc(constants.nbytes)
+    done = launcher.event()
+    launcher.copy(address, np.ascontiguousarray(constants).reshape(-1).view(np.uint8), None)
+    launcher.record(done, None)
+    launcher.wait(done)
+    return address
 
 
 @cache
-def _fatbin() -> bytes:
-    """The compiled kernels of this package."""
+def fatbin() -> bytes:
+    """The compiled kernels of this package.
+
+    Raises:
+        KernelUnavailableError: it was built without them.
+    """
     from claprt_kernels import compile as kernel_files
 
     stamp = kernel_files.STAMP
     fix = "run python -m claprt_kernels.compile on a machine with nvcc"
     if kernel_files.FATBIN.is_file():
         return kernel_files.FATBIN.read_bytes()
-    reason = "there is no log_mel.fatbin in this package"
+    reason = "there is no kernels.fatbin in this package"
     if stamp.is_file():
         reason = json.loads(stamp.read_text(encoding="utf-8")).get("missing", reason)
     raise KernelUnavailableError(f"the CUDA kernels are missing: {reason}; {fix}")
-
-
-def _clip_table(clips: Any, most: int) -> NDArray[np.void]:
-    """(offset, length) pairs as the kernel reads them."""
-    try:
-        pairs = np.asarray(clips, dtype=np.int64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise KernelInputError(f"clips are not pairs of integers (offset, length) below 2^63: {error}") from error
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or not 1 <= len(pairs) <= most:
-        raise KernelInputError(
-            f"clips of shape {pairs.shape} are not 1 … {most} pairs (offset, length); split the batch, or make a "
-            "LogMel with a larger max_batch"
-        )
-    if np.asarray(clips).dtype.kind not in "iu":
-        raise KernelInputError(f"clips are {np.asarray(clips).dtype}, not integers")
-    return np.ascontiguousarray(pairs).view(CLIP).reshape(-1)
-
-
-def _samples(pcm: Any, count: int | None, dtype: DTypeLike | None) -> tuple[int, np.dtype[Any], int]:
-    """Address, dtype and number of the samples."""
-    if isinstance(pcm, int):
-        if count is None or dtype is None:
-            raise KernelInputError("pcm is an address: pass pcm_samples and pcm_dtype with it")
-        address, found = pcm, np.dtype(dtype)
-        shape: tuple[int, ...] = (count,)
-    else:
-        address, found, shape = _array(pcm, "pcm")
-        if count is not None or dtype is not None:
-            raise KernelInputError("pcm says itself what it holds: pass no pcm_samples and no pcm_dtype with it")
-    if found not in _SAMPLES:
-        raise KernelInputError(f"pcm is {found}; the kernel takes int16 and float32")
-    if len(shape) != 1 or shape[0] < 1:
-        raise KernelInputError(f"pcm of shape {shape} is not (n,) mono samples")
-    _check_address(address, found, "pcm")
-    return address, found, int(shape[0])
 
 
 def _result(out: Any, dtype: DTypeLike | None, shape: tuple[int, ...]) -> tuple[int, np.dtype[Any]]:
@@ -245,37 +194,12 @@ def _result(out: Any, dtype: DTypeLike | None, shape: tuple[int, ...]) -> tuple[
             raise KernelInputError("out is an address: pass out_dtype with it")
         address, found = out, np.dtype(dtype)
     else:
-        address, found, given = _array(out, "out")
+        address, found, given = device_array.array(out, "out")
         if dtype is not None:
             raise KernelInputError("out says itself what it holds: pass no out_dtype with it")
         if given != shape:
             raise KernelInputError(f"out has shape {given}; these clips need {shape}")
     if found not in _RESULTS:
         raise KernelInputError(f"out is {found}; the kernel writes float16 and float32")
-    _check_address(address, found, "out")
+    device_array.check_address(address, found, "out")
     return address, found
-
-
-def _array(value: Any, name: str) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
-    """Address, dtype and shape of a C-contiguous array in device memory."""
-    interface = getattr(value, "__cuda_array_interface__", None)
-    if interface is None:
-        raise KernelInputError(
-            f"{name} is {type(value).__name__}; pass the address of device memory, or an array with "
-            "__cuda_array_interface__"
-        )
-    shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
-    strides = interface.get("strides")
-    contiguous = tuple(int(np.prod(shape[i + 1 :], dtype=np.int64)) * dtype.itemsize for i in range(len(shape)))
-    if strides is not None and tuple(strides) != contiguous:
-        raise KernelInputError(f"{name} has strides {tuple(strides)}; it must be C-contiguous: {contiguous}")
-    if name == "out" and interface["data"][1]:
-        raise KernelInputError("out is read-only")
-    return int(interface["data"][0]), dtype, shape
-
-
-def _check_address(address: int, dtype: np.dtype[Any], name: str) -> None:
-    if not 0 < address < 1 << 64:
-        raise KernelInputError(f"{name} is at address {address:#x}, which is no device memory")
-    if address % dtype.itemsize:
-        raise KernelInputError(f"{name} is misaligned: address {address:#x} is no multiple of {dtype.itemsize}")

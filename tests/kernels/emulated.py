@@ -1,4 +1,4 @@
-"""The log-Mel kernels on a CPU: their unmodified source compiled by g++ through `emulation/`, and called."""
+"""The kernels on a CPU: their unmodified source compiled by g++ through `emulation/`, and called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from claprt.spec import LogMelSpec
-from claprt_kernels import layout
+from claprt_kernels import layout, resample
 
 EMULATION = Path(__file__).with_name("emulation")
 INCLUDES = (f"-I{EMULATION}", f"-I{Path(__file__).with_name('fake_cuda')}")
@@ -27,7 +27,7 @@ def compile_emulated(library: Path, *flags: str, sources: Path = SOURCES) -> Pat
     if compiler is None:
         pytest.skip("no g++ to compile the emulated kernels with")
     command = [compiler, *FLAGS, *flags, "-fPIC", "-shared", "-pthread", *INCLUDES, f"-I{sources}"]
-    subprocess.run([*command, str(EMULATION / "emulated_log_mel.cpp"), "-o", str(library)], check=True)
+    subprocess.run([*command, str(EMULATION / "emulated_kernels.cpp"), "-o", str(library)], check=True)
     return library
 
 
@@ -80,3 +80,33 @@ class EmulatedLogMel:
         address = ctypes.c_void_p(arguments.ctypes.data)
         assert self._library.emulate(name.encode(), *grid, layout.THREADS, address) == 0
         return result
+
+
+class EmulatedResampler:
+    """The resampling kernel of an emulated library."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+
+    def __call__(
+        self, clips: Sequence[NDArray[np.generic]], in_rate: int, out_rate: int, channels: int = 1
+    ) -> list[NDArray[np.float32]]:
+        """float32 (m,) of each clip, (n,) or (n, channels), in its own output; what is not written stays NaN."""
+        up, down = resample.ratio(in_rate, out_rate)
+        pcm = np.concatenate([clip.reshape(-1) for clip in clips])
+        table = np.zeros(len(clips), dtype=resample.CLIP)
+        table["length"] = [clip.size // channels for clip in clips]
+        table["offset"][1:] = np.cumsum(table["length"])[:-1]
+        lengths = [resample.resampled_length(int(length), up, down) for length in table["length"]]
+        table["out_offset"][1:] = np.cumsum(lengths)[:-1]
+        out = np.full(sum(lengths), np.nan, dtype=np.float32)
+        taps = resample.filter_taps(up, down)
+        gain = 1.0 / (channels * (32768.0 if pcm.dtype == np.int16 else 1.0))
+        addresses = (pcm.ctypes.data, table.ctypes.data, taps.ctypes.data, out.ctypes.data)
+        sizes = (pcm.size // channels, out.size, channels, up, down, len(taps), gain)
+        arguments = np.array((*addresses, *sizes), dtype=resample.ARGUMENTS)
+        name = "resample_int16" if pcm.dtype == np.int16 else "resample_fp32"
+        blocks = -(-max(lengths) // resample.THREADS)
+        address = ctypes.c_void_p(arguments.ctypes.data)
+        assert self._library.emulate(name.encode(), blocks, len(clips), resample.THREADS, address) == 0
+        return np.split(out, np.cumsum(lengths)[:-1])

@@ -27,11 +27,13 @@ def test_no_kernel_spills_on_any_target(nvcc: Path) -> None:
     targets = kernel_files.targets(nvcc)
     assert targets[0] == 75
     assert len(targets) >= 6
-    assert len(rows) == 8 * len(targets)
+    assert len(rows) == 10 * len(targets)
     for row in rows:
         assert (row["spill_bytes"], row["stack_bytes"]) == (0, 0), row
-        assert int(row["registers"]) <= 128, row  # four blocks of 128 threads in 65536 registers
-        assert row["shared_bytes"] == 16_896, row
+        log_mel = str(row["kernel"]).startswith("log_mel")
+        # Four blocks of 128 threads, eight of 256, in 65536 registers; 48 KB of shared memory are there without asking.
+        assert int(row["registers"]) <= (128 if log_mel else 32), row
+        assert row["shared_bytes"] == (16_896 if log_mel else 12_288), row
 
 
 def test_fatbin_has_every_target_and_ptx(nvcc: Path) -> None:

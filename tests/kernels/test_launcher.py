@@ -6,6 +6,7 @@ Each program has a process of its own: a driver's errors last.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soxr
 from tests.kernels.emulated import compile_emulated
 from tests.kernels.fake_cuda.build import CannotBuildError
 from tests.kernels.fake_cuda.pycuda_env import FakeCuda, default_cache, pycuda_environment
@@ -25,7 +27,16 @@ from tests.specs import FUSED, UNFUSED
 
 import claprt_kernels
 from claprt.errors import ClaprtError
-from claprt_kernels import KernelInputError, KernelLaunchError, KernelSpecError, LogMel, PyCudaLauncher, layout
+from claprt_kernels import (
+    KernelInputError,
+    KernelLaunchError,
+    KernelSpecError,
+    LogMel,
+    PyCudaLauncher,
+    Resampler,
+    layout,
+    log_mel_reference,
+)
 from claprt_kernels import compile as kernel_files
 
 Run = Callable[..., None]
@@ -234,6 +245,62 @@ def swaps_arguments() -> None:
 @pytest.mark.parametrize("swap", ["pcm,out", "pcm,clips", "clips,out", "tables,clips"])
 def test_swapped_arguments_are_found(run: Run, swap: str) -> None:
     run(swaps_arguments, SWAP=swap)
+
+
+def resamples_before() -> None:
+    """Stereo at 24 kHz and int16, as a service has it, to log-Mel: two launches on one stream, nothing on the host."""
+    cuda: Any = importlib.import_module("pycuda.driver")
+    launcher = PyCudaLauncher()
+    stereo = np.stack([sound("noise", CLIP // 2), sound("square", CLIP // 2)], axis=1)
+    clips = [(0, 100_000), (100_000, 140_000)]
+    resampler = Resampler(24_000, channels=2, launcher=launcher)
+    log_mel = LogMel(UNFUSED, launcher=launcher)
+    samples = int(resampler.out_clips(clips)[-1].sum())
+    pcm, wave = launcher.alloc(stereo.nbytes), launcher.alloc(4 * samples)
+    out = np.zeros(log_mel.shape(2), dtype=np.float32)
+    target = launcher.alloc(out.nbytes)
+    with launcher.current():
+        cuda.memcpy_htod(pcm, stereo)
+        stream = cuda.Stream()
+    on_device = {"pcm_samples": stereo.size, "pcm_dtype": np.int16, "stream": stream}
+    placed = resampler(pcm, clips, out=wave, out_samples=samples, **on_device)
+    assert placed.tolist() == [[0, 200_000], [200_000, 280_000]]
+    whole = {"pcm_samples": samples, "pcm_dtype": np.float32, "out_dtype": np.float32, "stream": stream}
+    log_mel(wave, placed, out=target, **whole)
+    with launcher.current():
+        stream.synchronize()
+        cuda.memcpy_dtoh(out, target)
+    for row, (offset, length) in zip(out, clips, strict=True):
+        mono = as_float(stereo[offset : offset + length]).mean(axis=1, dtype=np.float64)
+        expected = log_mel_reference(soxr.resample(mono, 24_000, 48_000, quality="VHQ"), UNFUSED)
+        # Two filters, both good: below 11 kHz, and away from where the clip's repetitions meet.
+        heard = expected > expected.max() - 60
+        heard[:, 58:] = False
+        assert np.median(np.abs(row[0] - expected)[heard]) < 2e-3
+
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"out_samples": samples - 1}, f"out has room for {samples - 1} samples; these clips need {samples}"),
+        ({"out_samples": None}, "pass out_samples"),
+        ({"clips": [(0, CLIP)]}, "clip 0 has 480000 frames from 0 on: that is outside of the 240000 of pcm"),
+        ({"pcm_samples": stereo.size - 1}, "not interleaved sound of 2 channels"),
+        ({"out": wave + 2}, "misaligned"),
+    ]
+    for changes, message in wrong:
+        arguments = {"clips": clips, "out": wave, "out_samples": samples, **on_device, **changes}
+        with pytest.raises(KernelInputError, match=re.escape(message)):
+            resampler(pcm, arguments.pop("clips"), **arguments)
+    resampler.close()
+    with pytest.raises(KernelInputError, match="closed"):
+        resampler(pcm, clips, out=wave, out_samples=samples, **on_device)
+    for options in ({"channels": 0}, {"channels": 65}, {"max_batch": 0}):
+        with pytest.raises(KernelInputError, match=next(iter(options))):
+            Resampler(44_100, launcher=launcher, **options)
+    with pytest.raises(KernelSpecError, match="44101 to 48000"):
+        Resampler(44_101, launcher=launcher)
+
+
+def test_resampling_before_it(run: Run) -> None:
+    run(resamples_before, FAKE_CUDA_DEFER="1")
 
 
 def from_threads() -> None:

@@ -17,8 +17,8 @@
 //    A[k] = (Z[k] + conj Z[-k]) / 2, B[k] = (Z[k] - conj Z[-k]) / 2i. One FFT for two frames.
 //  * 1024 = 32 · 32, and a warp has 32 lanes. Lane l holds samples l, l + 32, l + 64, …, transforms those 32 in its
 //    registers, turns them (twiddles), and the warp transposes the 32 × 32 matrix through shared memory, once. Then a
-//    second transform in registers leaves Z[l + 32·j] in lane l. Shared memory is touched 2 · 64 times per lane; an
-//    FFT of radix 2 through shared memory would do so 20 times as often.
+//    second transform in registers leaves Z[l + 32·j] in lane l. A lane touches shared memory 128
+//    times for two frames; with radix 2 through shared memory it would be 1280 times.
 //  * Every butterfly is additions and fused multiply-adds, 6 for two complex outputs (Linzer and Feig, 1993): the
 //    smaller one of sine and cosine is taken as a ratio to the larger. Constants are immediates, the registers are
 //    never indexed at run time.

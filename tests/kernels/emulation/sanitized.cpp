@@ -1,6 +1,6 @@
 // A program for sanitizers: every kernel once, on small problems in memory of exactly the size that it may touch.
 
-#include "emulated_log_mel.cpp"
+#include "emulated_kernels.cpp"
 
 #include <memory>
 
@@ -58,6 +58,43 @@ void run(const char* name, bool int16, bool half, int channels, int padding, boo
         std::abort();
 }
 
+void resample(const char* name, bool int16, int channels, int up, int down, int tap_count) {
+    using claprt::ResampledClip;
+    const long long lengths[] = {1, 100, 255, 1500};
+    constexpr int kBatch = sizeof lengths / sizeof *lengths;
+    std::unique_ptr<ResampledClip[]> clips(new ResampledClip[kBatch + 2]);
+    long long frames = 0, samples = 0, longest = 0;
+    for (int i = 0; i < kBatch; ++i) {
+        const long long length = claprt::resampled_length(lengths[i], up, down);
+        clips[i] = {frames, lengths[i], samples};
+        frames += lengths[i];
+        samples += length;
+        longest = length > longest ? length : longest;
+    }
+    clips[kBatch] = {frames - 10, 11, 0};           // beyond the input
+    clips[kBatch + 1] = {0, lengths[1], samples - 1};  // beyond the output
+    const std::size_t size = (int16 ? 2 : 4) * static_cast<std::size_t>(frames * channels);
+    std::unique_ptr<unsigned char[]> pcm(new unsigned char[size]());
+    std::unique_ptr<float[]> taps(new float[tap_count * up]());
+    std::unique_ptr<float[]> out(new float[samples]);
+    claprt::ResampleArguments arguments{};
+    arguments.pcm = pcm.get();
+    arguments.clips = clips.get();
+    arguments.taps = taps.get();
+    arguments.out = out.get();
+    arguments.pcm_frames = frames;
+    arguments.out_samples = samples;
+    arguments.channels = channels;
+    arguments.up = up;
+    arguments.down = down;
+    arguments.tap_count = tap_count;
+    arguments.gain = 1.0f;
+    const unsigned blocks = static_cast<unsigned>((longest + claprt::kResampleThreads - 1) / claprt::kResampleThreads);
+    if (emulate(name, blocks, kBatch + 2, claprt::kResampleThreads, &arguments) != 0) std::abort();
+    for (long long i = 0; i < samples; ++i)
+        if (out[i] != 0.0f) std::abort();  // not written, or not silence
+}
+
 }  // namespace
 
 int main() {
@@ -65,5 +102,8 @@ int main() {
     run("log_mel_int16_fp32_wide", true, false, 1, claprt::kRepeat, true, 33, 512);
     run("log_mel_fp32_fp16_wide", false, true, 4, claprt::kPad, true, 70, 512);
     run("log_mel_fp32_fp32_narrow", false, false, 4, claprt::kRepeatPad, false, 64, 319);
+    resample("resample_int16", true, 2, 160, 147, 164);
+    resample("resample_fp32", false, 1, 6, 1, 164);
+    resample("resample_fp32", false, 3, 1, 4, 656);
     std::puts("done");
 }
