@@ -6,6 +6,9 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,33 +18,71 @@ from tests.kernels.log_mel_cases import CLIP, assert_near, reference, sound, tol
 from tests.specs import UNFUSED
 
 
-def sanitized(folder: Path, sanitizer: str, sources: Path = SOURCES) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Fault:
+    """One occurrence of a text in log_mel.cuh, replaced; or every one."""
+
+    old: str
+    new: str
+    number: int | None = 0
+
+    def plant(self, folder: Path) -> Path:
+        """A copy of csrc with the fault."""
+        copy = folder / "csrc"
+        shutil.copytree(SOURCES, copy)
+        source = (copy / "log_mel.cuh").read_text(encoding="utf-8")
+        places = [match.start() for match in re.finditer(re.escape(self.old), source)]
+        assert len(places) > (self.number or 0), f"{self.old!r} is not in the source any more"
+        for at in reversed(places if self.number is None else [places[self.number]]):
+            source = source[:at] + self.new + source[at + len(self.old) :]
+        (copy / "log_mel.cuh").write_text(source, encoding="utf-8")
+        return copy
+
+
+SOUND = Fault("", "")  # the source as it is
+# In order of their place in the source: four in fft1024, one before it (the frames' scratch memory), one after the
+# powers. The fourth stands before shuffles, which order memory in the emulation, and on a GPU do not.
+RACES = [
+    *(Fault("__syncwarp();", "", number) for number in (0, 1, 2, 4, 5)),
+    Fault("exchange[33 * l + lane]", "exchange[34 * l + lane]"),  # a warp in the memory of another
+]
+OUT_OF_BOUNDS = [
+    Fault("samples + begin + lane", "samples + begin + lane + 600"),
+    Fault("value(samples + position)", "value(samples + position + 1)"),
+    Fault("const long long size = a.channels * channel_size;", "const long long size = a.channels * channel_size + 1;"),
+    Fault("if (both) store", "if (both || true) store"),
+]
+WRONG = [
+    Fault("__syncwarp();", ""),
+    Fault("33 * lane + p", "33 * p + lane"),  # the matrix is not transposed
+    Fault("(32 - lane) % 32", "(31 - lane) % 32", None),
+    Fault("if (lane == 0) there", "if (false) there"),
+    Fault("0.41421356237309505f", "0.41422356237309505f"),  # one constant, in its fifth digit
+    Fault("position = -position", "position = -position - 1"),  # the edge sample twice
+    Fault("2 * (total - 1) - position", "2 * total - 1 - position"),
+    Fault("a.hop - kFft / 2", "a.hop - kFft / 2 + 1"),
+    Fault("fmaf(ar, ar, ai * ai), fmaf(br, br, bi * bi)", "fmaf(br, br, bi * bi), fmaf(ar, ar, ai * ai)"),
+    Fault("static_cast<int>(total) / static_cast<int>(length) *", "0 *"),
+    Fault("bi = here.x - there.x", "bi = here.x + there.x"),
+]
+Sanitized = Callable[[str, Fault], "subprocess.CompletedProcess[str]"]
+IsRight = Callable[[Fault], bool]
+
+
+def sanitize(folder: Path, sanitizer: str, fault: Fault) -> subprocess.CompletedProcess[str]:
     """`sanitized.cpp`, every CUDA thread an OS thread, compiled with a sanitizer and run."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no g++ to compile the emulated kernels with")
+    sources = SOURCES if fault is SOUND else fault.plant(folder)
     program = folder / "sanitized"
-    flags = (*FLAGS, "-g", "-O1", "-DCLAPRT_THREADS", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all")
-    command = [compiler, *flags, "-pthread", *INCLUDES, f"-I{sources}", str(EMULATION / "sanitized.cpp")]
+    flags = (*FLAGS, "-w", "-g", "-O1", "-DCLAPRT_THREADS", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all")
+    command = ["g++", *flags, "-pthread", *INCLUDES, f"-I{sources}", str(EMULATION / "sanitized.cpp")]
     subprocess.run([*command, "-o", str(program)], check=True)
     env = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=0"}
-    return subprocess.run([str(program)], capture_output=True, text=True, check=False, env=env, timeout=300)
+    return subprocess.run([str(program)], capture_output=True, text=True, check=False, env=env, timeout=600)
 
 
-def planted(folder: Path, old: str, new: str, *, number: int = 0) -> Path:
-    """A copy of csrc in which one occurrence of a text is replaced."""
-    copy = folder / "csrc"
-    shutil.copytree(SOURCES, copy)
-    source = (copy / "log_mel.cuh").read_text(encoding="utf-8")
-    places = [match.start() for match in re.finditer(re.escape(old), source)]
-    assert len(places) > number, f"{old!r} is not in the source any more"
-    at = places[number]
-    (copy / "log_mel.cuh").write_text(source[:at] + new + source[at + len(old) :], encoding="utf-8")
-    return copy
-
-
-def is_right(sources: Path, folder: Path) -> bool:
-    log_mel = EmulatedLogMel(compile_emulated(folder / "log_mel.so", sources=sources))
+def is_right(folder: Path, fault: Fault) -> bool:
+    """Whether the kernels with a fault compute the reference."""
+    log_mel = EmulatedLogMel(compile_emulated(folder / "log_mel.so", "-w", sources=fault.plant(folder)))
     for signal, length in (("noise", CLIP), ("chirps", 158_400)):
         expected = reference(signal, length, UNFUSED)[None]
         try:
@@ -51,75 +92,56 @@ def is_right(sources: Path, folder: Path) -> bool:
     return True
 
 
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Compilers and programs run side by side: most of the time goes into those."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to compile the emulated kernels with")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield pool
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="module")
+def sanitized(pool: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Sanitized:
+    cases = [("thread", SOUND), ("address,undefined", SOUND)]
+    cases += [("thread", fault) for fault in RACES] + [("address,undefined", fault) for fault in OUT_OF_BOUNDS]
+    jobs = {case: pool.submit(sanitize, tmp_path_factory.mktemp("sanitized"), *case) for case in cases}
+    return lambda sanitizer, fault: jobs[sanitizer, fault].result()
+
+
+@pytest.fixture(scope="module")
+def right(pool: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> IsRight:
+    jobs = {fault: pool.submit(is_right, tmp_path_factory.mktemp("wrong"), fault) for fault in WRONG}
+    return lambda fault: jobs[fault].result()
+
+
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
-def test_sanitizers_find_nothing(tmp_path: Path, sanitizer: str) -> None:
-    done = sanitized(tmp_path, sanitizer)
+def test_sanitizers_find_nothing(sanitized: Sanitized, sanitizer: str) -> None:
+    done = sanitized(sanitizer, SOUND)
     assert done.stderr == ""
     assert done.stdout == "done\n"
     assert done.returncode == 0
 
 
-# In order of their place in the source: four in fft1024, one before it (the frames' scratch memory), one after the
-# powers. The fourth stands before shuffles, which order memory in the emulation, and on a GPU do not.
-@pytest.mark.parametrize("number", [0, 1, 2, 4, 5])
-def test_a_missing_barrier_is_a_data_race(tmp_path: Path, number: int) -> None:
-    done = sanitized(tmp_path, "thread", planted(tmp_path, "__syncwarp();", "", number=number))
+@pytest.mark.parametrize("fault", RACES, ids=str)
+def test_a_missing_barrier_is_a_data_race(sanitized: Sanitized, fault: Fault) -> None:
+    done = sanitized("thread", fault)
     assert "data race" in done.stderr
     assert "log_mel.cuh" in done.stderr
     assert done.returncode != 0
 
 
-def test_a_warp_in_the_memory_of_another_is_a_data_race(tmp_path: Path) -> None:
-    done = sanitized(tmp_path, "thread", planted(tmp_path, "exchange[33 * l + lane]", "exchange[34 * l + lane]"))
-    assert "data race" in done.stderr
-
-
-def test_a_missing_barrier_gives_wrong_numbers(tmp_path: Path) -> None:
-    assert not is_right(planted(tmp_path, "__syncwarp();", ""), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("samples + begin + lane", "samples + begin + lane + 600"),
-        ("value(samples + position)", "value(samples + position + 1)"),
-        ("const long long size = a.channels * channel_size;", "const long long size = a.channels * channel_size + 1;"),
-        ("if (both) store", "if (both || true) store"),
-    ],
-)
-def test_an_access_out_of_bounds_is_found(tmp_path: Path, old: str, new: str) -> None:
-    done = sanitized(tmp_path, "address,undefined", planted(tmp_path, old, new))
+@pytest.mark.parametrize("fault", OUT_OF_BOUNDS, ids=str)
+def test_an_access_out_of_bounds_is_found(sanitized: Sanitized, fault: Fault) -> None:
+    done = sanitized("address,undefined", fault)
     assert "overflow" in done.stderr or "out of bounds" in done.stderr
     assert done.returncode != 0
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("33 * lane + p", "33 * p + lane"),  # the matrix is not transposed
-        ("(32 - lane) % 32", "(31 - lane) % 32"),
-        ("if (lane == 0) there", "if (false) there"),
-        ("0.41421356237309505f", "0.41422356237309505f"),  # one constant, in its fifth digit
-        ("position = -position", "position = -position - 1"),  # the edge sample twice
-        ("2 * (total - 1) - position", "2 * total - 1 - position"),
-        ("a.hop - kFft / 2", "a.hop - kFft / 2 + 1"),
-        ("fmaf(ar, ar, ai * ai), fmaf(br, br, bi * bi)", "fmaf(br, br, bi * bi), fmaf(ar, ar, ai * ai)"),
-        (
-            "static_cast<int>(total) / static_cast<int>(length) *",
-            "static_cast<int>(total) / static_cast<int>(length) + 0 *",
-        ),
-        (
-            "const float br = here.y + there.y, bi = here.x - there.x",
-            "const float br = here.y - there.y, bi = here.x - there.x",
-        ),
-    ],
-)
-def test_a_wrong_index_or_constant_is_found(tmp_path: Path, old: str, new: str) -> None:
-    sources = planted(tmp_path, old, new)
-    if old == "(32 - lane) % 32":  # it stands there twice, for the two parts of a number
-        text = (sources / "log_mel.cuh").read_text(encoding="utf-8")
-        (sources / "log_mel.cuh").write_text(text.replace(old, new), encoding="utf-8")
-    assert not is_right(sources, tmp_path)
+@pytest.mark.parametrize("fault", WRONG, ids=str)
+def test_a_wrong_index_barrier_or_constant_gives_wrong_numbers(right: IsRight, fault: Fault) -> None:
+    assert not right(fault)
 
 
 def test_clips_outside_of_the_pcm_are_nan(tmp_path: Path) -> None:
