@@ -1,7 +1,13 @@
-"""How much disk an installation takes: fresh environments, everything in them counted."""
+"""How much disk an installation takes: fresh environments, everything in them counted.
+
+`python -m claprt_bench.install_size -o FILE` measures that alone.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -10,7 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from claprt.errors import ClaprtError
 from claprt_bench.errors import BenchError
+from claprt_bench.machine import describe
 from claprt_bench.rows import Row
 
 TARGET = 1 / 6
@@ -98,3 +106,32 @@ def _run(command: Sequence[str | Path]) -> str:
 def _size(environment: Path) -> int:
     """Bytes of all files; links are not followed."""
     return sum(path.stat().st_size for path in environment.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; exit code 2 where an environment could not be made."""
+    parser = argparse.ArgumentParser(prog="python -m claprt_bench.install_size", description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--pip-args", default="", help="options for pip, in one string")
+    options = parser.parse_args(arguments)
+    try:
+        sizes = install_sizes(shlex.split(options.pip_args))
+    except ClaprtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    document = {
+        "machine": describe(()),
+        "claprt[cpu]_mb": round(sizes.ours / 1e6, 1),
+        "torch_transformers_soundfile_mb": round(sizes.theirs / 1e6, 1),
+        "torch": sizes.torch,
+        "ratio": None if sizes.cuda else round(sizes.ours / sizes.theirs, 3),
+        "target_ratio": round(TARGET, 3),
+        "target_mb": BELOW_MB,
+    }
+    options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(document, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
