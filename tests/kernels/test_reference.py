@@ -14,6 +14,7 @@ import pytest
 from tests.specs import FUSED, UNFUSED
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
+import claprt
 from claprt_kernels.reference import log_mel_reference, mel_bank_reference, padded_reference
 
 
@@ -97,14 +98,18 @@ def test_mel_scales_at_known_points() -> None:
             assert mel_to_hz(hz_to_mel(hz, scale), scale) == pytest.approx(hz, abs=1e-9)
 
 
-def test_kernels_run_without_the_runtime() -> None:
-    """`claprt_kernels` imports with nothing but itself and NumPy on the path."""
+@pytest.mark.parametrize("runtime", [True, False])
+def test_kernels_are_light_and_run_without_the_runtime(runtime: bool) -> None:
+    """`claprt_kernels` imports with NumPy alone; beside the runtime its errors are of that one's family."""
     import claprt_kernels
 
     folder = Path(str(claprt_kernels.__file__)).parents[1]
+    hidden = "" if runtime else "sys.modules['claprt'] = None; "
+    family = "ClaprtError" if runtime else "Exception"
     code = (
-        f"import sys; sys.path.insert(0, {str(folder)!r}); import claprt_kernels; "
-        "bad = {'claprt', 'torch', 'scipy'} & set(sys.modules); assert not bad, bad"
+        f"import sys; {hidden}sys.path.insert(0, {str(folder)!r}); import claprt_kernels as kernels; "
+        f"assert kernels.KernelError.__base__.__name__ == {family!r}, kernels.KernelError.__base__; "
+        "bad = {'torch', 'scipy', 'pycuda', 'soundfile', 'onnxruntime'} & set(sys.modules); assert not bad, bad"
     )
-    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    env = os.environ | {"PYTHONPATH": str(Path(str(claprt.__file__)).parents[1])}
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
