@@ -31,8 +31,8 @@ def test_no_kernel_spills_on_any_target(nvcc: Path) -> None:
     for row in rows:
         assert (row["spill_bytes"], row["stack_bytes"]) == (0, 0), row
         log_mel = str(row["kernel"]).startswith("log_mel")
-        # Four blocks of 128 threads, eight of 256, in 65536 registers; 48 KB of shared memory are there without asking.
-        assert int(row["registers"]) <= (128 if log_mel else 32), row
+        # Four blocks in 65536 registers: of 128 threads, and of 256. 48 KB of shared memory are there without asking.
+        assert int(row["registers"]) <= (128 if log_mel else 64), row
         assert row["shared_bytes"] == (16_896 if log_mel else 12_288), row
 
 
