@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     document: dict[str, Any] = {
         "device": device,
         "nvcc": kernel_files.version(nvcc),
-        "machine": describe(tuple(name for name in _PACKAGES if _version(name))),
+        "machine": describe(tuple(name for name in _PACKAGES if _installed(name))),
         "steps": {},
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def _outcome(step: Callable[[], Any]) -> dict[str, Any]:
         return {"status": "failed", "reason": f"{type(error).__name__}: {str(error)[-3000:]}"}
 
 
-def _version(package: str) -> bool:
+def _installed(package: str) -> bool:
     try:
         importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -124,8 +124,8 @@ def _device() -> dict[str, str]:
     return {"name": values.pop("name"), "compute_capability": values.pop("compute_cap"), **values}
 
 
-def _run(command: list[Any], **options: Any) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+def _run(command: list[Any]) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout[-1500:]} {done.stderr[-1500:]}")
     return str(done.stdout)

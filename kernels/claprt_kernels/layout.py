@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +75,7 @@ def kernel_tables(spec: LogMelSpec, factor: ArrayLike = 1.0, summand: ArrayLike 
     window = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(N_FFT) / N_FFT)
     turns = 2.0 * np.pi * np.outer(np.arange(32), np.arange(32)) / N_FFT
     twiddles = np.stack([np.cos(turns), -np.sin(turns)], axis=-1)
-    bank = mel_bank_reference(spec)
+    bank = _bank(spec)
     bands = np.zeros((spec.n_mels, 5), dtype=np.float32)
     weights = []
     position = 0
@@ -91,7 +92,7 @@ def kernel_tables(spec: LogMelSpec, factor: ArrayLike = 1.0, summand: ArrayLike 
 
 def kernel_name(spec: LogMelSpec, samples: np.dtype, out: np.dtype) -> str:
     """Name in the fatbin of the kernel for these types of samples and result."""
-    bins = np.flatnonzero(mel_bank_reference(spec).any(axis=1))
+    bins = np.flatnonzero(_bank(spec).any(axis=1))
     width = "wide" if bins.size and bins[-1] >= _NARROW_BINS else "narrow"
     names = {np.dtype(np.int16): "int16", np.dtype(np.float32): "fp32", np.dtype(np.float16): "fp16"}
     return f"log_mel_{names[samples]}_{names[out]}_{width}"
@@ -138,3 +139,11 @@ def kernel_grid(spec: LogMelSpec, batch: int, channels: int) -> tuple[int, int]:
     if channels > 1:
         pairs = 3 * pairs + spec.frames
     return -(-pairs // _WARPS), batch
+
+
+@lru_cache(maxsize=8)
+def _bank(spec: LogMelSpec) -> NDArray[np.float64]:
+    """The mel bank, which is slow to make and asked for by tables and names."""
+    bank = mel_bank_reference(spec)
+    bank.setflags(write=False)
+    return bank

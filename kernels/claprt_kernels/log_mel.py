@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +10,14 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from claprt_kernels import device_array
 from claprt_kernels.errors import KernelInputError, KernelLaunchError, KernelUnavailableError
+from claprt_kernels.fatbin import fatbin
 from claprt_kernels.launcher import Launcher, PyCudaLauncher
 from claprt_kernels.layout import CLIP, THREADS, check_spec, kernel_arguments, kernel_grid, kernel_name, kernel_tables
-from claprt_kernels.staging import TableRing
+from claprt_kernels.staging import TableRing, check_batch, upload
 
 if TYPE_CHECKING:
     from claprt.spec import LogMelSpec
 
-LARGEST_BATCH = 65_535  # blocks of a grid in y
 _RESULTS = (np.dtype(np.float16), np.dtype(np.float32))
 
 
@@ -77,8 +75,7 @@ class LogMel:
         check_spec(spec)
         if channels not in (1, 4):
             raise KernelInputError(f"channels is {channels!r}; a model takes 1, or 4 with fusion")
-        if not 1 <= max_batch <= LARGEST_BATCH:
-            raise KernelInputError(f"max_batch is {max_batch!r}; it must be 1 … {LARGEST_BATCH}")
+        check_batch(max_batch)
         for name, value in (("factor", factor), ("summand", summand)):
             if np.shape(value) not in ((), (spec.n_mels,)) or not np.isfinite(value).all():
                 raise KernelInputError(f"{name} of shape {np.shape(value)} is not a finite number or ({spec.n_mels},)")
@@ -156,35 +153,6 @@ class LogMel:
         """Wait for what is under way and give the device memory back. The object cannot be used afterwards."""
         if self._clips.close():
             self._launcher.free(self._tables)
-
-
-def upload(launcher: Launcher, constants: NDArray[Any]) -> int:
-    """Constants in device memory of their own; returns when they are there."""
-    address = launcher.alloc(constants.nbytes)
-    done = launcher.event()
-    launcher.copy(address, np.ascontiguousarray(constants).reshape(-1).view(np.uint8), None)
-    launcher.record(done, None)
-    launcher.wait(done)
-    return address
-
-
-@cache
-def fatbin() -> bytes:
-    """The compiled kernels of this package.
-
-    Raises:
-        KernelUnavailableError: it was built without them.
-    """
-    from claprt_kernels import compile as kernel_files
-
-    stamp = kernel_files.STAMP
-    fix = "run python -m claprt_kernels.compile on a machine with nvcc"
-    if kernel_files.FATBIN.is_file():
-        return kernel_files.FATBIN.read_bytes()
-    reason = "there is no kernels.fatbin in this package"
-    if stamp.is_file():
-        reason = json.loads(stamp.read_text(encoding="utf-8")).get("missing", reason)
-    raise KernelUnavailableError(f"the CUDA kernels are missing: {reason}; {fix}")
 
 
 def _result(out: Any, dtype: DTypeLike | None, shape: tuple[int, ...]) -> tuple[int, np.dtype[Any]]:

@@ -11,9 +11,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from claprt_kernels import device_array
 from claprt_kernels.errors import KernelInputError, KernelLaunchError, KernelSpecError
+from claprt_kernels.fatbin import fatbin
 from claprt_kernels.launcher import Launcher, PyCudaLauncher
-from claprt_kernels.log_mel import LARGEST_BATCH, fatbin, upload
-from claprt_kernels.staging import TableRing
+from claprt_kernels.staging import TableRing, check_batch, upload
 
 CLIP = np.dtype([("offset", np.int64), ("length", np.int64), ("out_offset", np.int64)])
 ARGUMENTS = np.dtype(
@@ -82,6 +82,25 @@ def resampled_length(frames: int, up: int, down: int) -> int:
     return max(1, (2 * frames * up + down) // (2 * down))
 
 
+def resample_arguments(
+    up: int,
+    down: int,
+    *,
+    samples: np.dtype[Any],
+    channels: int,
+    pcm: int,
+    pcm_frames: int,
+    clips: int,
+    taps: int,
+    out: int,
+    out_samples: int,
+) -> NDArray[np.void]:
+    """The kernel's argument, an `ARGUMENTS` scalar in an array of shape (); addresses are of device memory."""
+    gain = 1.0 / (channels * (32768.0 if samples == np.int16 else 1.0))
+    fields = (pcm, clips, taps, out, pcm_frames, out_samples, channels, up, down, tap_count(up, down), gain)
+    return np.array(fields, dtype=ARGUMENTS)
+
+
 class Resampler:
     """PCM to mono float32 at another rate, for batches of clips, in one kernel launch each.
 
@@ -121,17 +140,14 @@ class Resampler:
         self.up, self.down = ratio(in_rate, out_rate)
         if not 1 <= channels <= MAX_CHANNELS:
             raise KernelInputError(f"channels is {channels!r}; it must be 1 … {MAX_CHANNELS}")
-        if not 1 <= max_batch <= LARGEST_BATCH:
-            raise KernelInputError(f"max_batch is {max_batch!r}; it must be 1 … {LARGEST_BATCH}")
+        check_batch(max_batch)
         self.channels = channels
         self.max_batch = max_batch
         image = fatbin()
         self._launcher: Launcher = PyCudaLauncher(device) if launcher is None else launcher
         names = {np.dtype(np.int16): "resample_int16", np.dtype(np.float32): "resample_fp32"}
         self._functions = {dtype: (name, self._launcher.function(image, name)) for dtype, name in names.items()}
-        taps = filter_taps(self.up, self.down)
-        self._tap_count = len(taps)
-        self._taps = upload(self._launcher, taps)
+        self._taps = upload(self._launcher, filter_taps(self.up, self.down))
         self._clips = TableRing(self._launcher, CLIP, max_batch)
 
     def out_clips(self, clips: Sequence[tuple[int, int]] | NDArray[np.integer]) -> NDArray[np.int64]:
@@ -183,13 +199,21 @@ class Resampler:
             raise KernelInputError(f"out has room for {room} samples; these clips need {needed}")
         table = np.zeros(len(pairs), dtype=CLIP)
         table["offset"], table["length"], table["out_offset"] = pairs[:, 0], pairs[:, 1], results[:, 0]
-        full_scale = 32768.0 if dtype == np.int16 else 1.0
         name, function = self._functions[dtype]
         grid = (-(-int(results[:, 1].max()) // THREADS), len(pairs))
         with self._clips.on_device(table, stream) as address:
-            gain = 1.0 / (full_scale * self.channels)
-            fields = (source, address, self._taps, target, frames, room, self.channels, self.up, self.down)
-            argument = np.array((*fields, self._tap_count, gain), dtype=ARGUMENTS)
+            argument = resample_arguments(
+                self.up,
+                self.down,
+                samples=dtype,
+                channels=self.channels,
+                pcm=source,
+                pcm_frames=frames,
+                clips=address,
+                taps=self._taps,
+                out=target,
+                out_samples=room,
+            )
             try:
                 self._launcher.launch(function, grid, THREADS, argument, stream)
             except KernelLaunchError as error:

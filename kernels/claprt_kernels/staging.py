@@ -1,4 +1,4 @@
-"""Small tables for launches: from host memory to the device without allocating and without waiting."""
+"""What launches need on the device: constants, and small tables that get there without allocating or waiting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,28 @@ from numpy.typing import NDArray
 from claprt_kernels.errors import KernelInputError
 from claprt_kernels.launcher import Launcher
 
+LARGEST_BATCH = 65_535  # blocks of a grid in y
 _RUNS = 16  # how many launches may be under way before one has to wait
+
+
+def check_batch(max_batch: int) -> None:
+    """Refuse a batch that no grid has room for.
+
+    Raises:
+        KernelInputError: it is not 1 … 65535.
+    """
+    if not 1 <= max_batch <= LARGEST_BATCH:
+        raise KernelInputError(f"max_batch is {max_batch!r}; it must be 1 … {LARGEST_BATCH}")
+
+
+def upload(launcher: Launcher, constants: NDArray[Any]) -> int:
+    """Constants in device memory of their own; returns when they are there."""
+    address = launcher.alloc(constants.nbytes)
+    done = launcher.event()
+    launcher.copy(address, np.ascontiguousarray(constants).reshape(-1).view(np.uint8), None)
+    launcher.record(done, None)
+    launcher.wait(done)
+    return address
 
 
 class TableRing:

@@ -31,6 +31,14 @@ def compile_emulated(library: Path, *flags: str, sources: Path = SOURCES) -> Pat
     return library
 
 
+def clip_table(lengths: Sequence[int], dtype: np.dtype[np.void] = layout.CLIP) -> NDArray[np.void]:
+    """Clips of these lengths, back to back."""
+    table = np.zeros(len(lengths), dtype=dtype)
+    table["length"] = lengths
+    table["offset"][1:] = np.cumsum(lengths)[:-1]
+    return table
+
+
 class EmulatedLogMel:
     """Calls an emulated library as `claprt_kernels.LogMel` calls the GPU."""
 
@@ -47,10 +55,9 @@ class EmulatedLogMel:
         summand: ArrayLike = 0.0,
     ) -> NDArray[np.floating]:
         """(batch, channels, frames, n_mels) of clips that lie back to back; what is not written stays NaN."""
-        table = np.zeros(len(clips), dtype=layout.CLIP)
-        table["length"] = [clip.size for clip in clips]
-        table["offset"][1:] = np.cumsum(table["length"])[:-1]
-        return self.run(np.concatenate(clips), table, spec, out, channels, factor, summand)
+        return self.run(
+            np.concatenate(clips), clip_table([clip.size for clip in clips]), spec, out, channels, factor, summand
+        )
 
     def run(
         self,
@@ -94,17 +101,23 @@ class EmulatedResampler:
         """float32 (m,) of each clip, (n,) or (n, channels), in its own output; what is not written stays NaN."""
         up, down = resample.ratio(in_rate, out_rate)
         pcm = np.concatenate([clip.reshape(-1) for clip in clips])
-        table = np.zeros(len(clips), dtype=resample.CLIP)
-        table["length"] = [clip.size // channels for clip in clips]
-        table["offset"][1:] = np.cumsum(table["length"])[:-1]
+        table = clip_table([clip.size // channels for clip in clips], resample.CLIP)
         lengths = [resample.resampled_length(int(length), up, down) for length in table["length"]]
         table["out_offset"][1:] = np.cumsum(lengths)[:-1]
         out = np.full(sum(lengths), np.nan, dtype=np.float32)
         taps = resample.filter_taps(up, down)
-        gain = 1.0 / (channels * (32768.0 if pcm.dtype == np.int16 else 1.0))
-        addresses = (pcm.ctypes.data, table.ctypes.data, taps.ctypes.data, out.ctypes.data)
-        sizes = (pcm.size // channels, out.size, channels, up, down, len(taps), gain)
-        arguments = np.array((*addresses, *sizes), dtype=resample.ARGUMENTS)
+        arguments = resample.resample_arguments(
+            up,
+            down,
+            samples=pcm.dtype,
+            channels=channels,
+            pcm=pcm.ctypes.data,
+            pcm_frames=pcm.size // channels,
+            clips=table.ctypes.data,
+            taps=taps.ctypes.data,
+            out=out.ctypes.data,
+            out_samples=out.size,
+        )
         name = "resample_int16" if pcm.dtype == np.int16 else "resample_fp32"
         blocks = -(-max(lengths) // resample.THREADS)
         address = ctypes.c_void_p(arguments.ctypes.data)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+from tests.kernels.emulated import clip_table
 
 from claprt.spec import LogMelSpec
 from claprt_kernels import LogMel, PyCudaLauncher
@@ -31,8 +32,6 @@ class GpuLogMel:
     ) -> NDArray[np.floating]:
         """(batch, channels, frames, n_mels) of clips that lie back to back; what is not written stays NaN."""
         pcm = np.concatenate(clips)
-        lengths = [clip.size for clip in clips]
-        offsets = np.cumsum([0, *lengths[:-1]])
         log_mel = LogMel(
             spec, channels=channels, max_batch=len(clips), factor=factor, summand=summand, launcher=self.launcher
         )
@@ -45,7 +44,7 @@ class GpuLogMel:
                 self._cuda.memcpy_htod(target, result)
             log_mel(
                 on_device,
-                list(zip(offsets.tolist(), lengths, strict=True)),
+                clip_table([clip.size for clip in clips]).tolist(),
                 out=target,
                 pcm_samples=pcm.size,
                 pcm_dtype=pcm.dtype,

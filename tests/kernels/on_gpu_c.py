@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from tests.kernels.emulated import clip_table
 
 from claprt.spec import LogMelSpec
-from claprt_kernels import layout
 
 SCALES, NORMS, PADDINGS = ("htk", "slaney"), ("none", "slaney"), ("repeatpad", "repeat", "pad")
 TYPES = {"int16": 0, "float32": 1, "float16": 2}
@@ -58,9 +58,7 @@ class CLogMel:
         pcm = torch.from_numpy(np.concatenate(clips)).cuda()
         result = torch.full((len(clips), channels, spec.frames, spec.n_mels), np.nan, device="cuda")
         result = result.to(getattr(torch, np.dtype(out).name))
-        table = np.zeros(len(clips), dtype=layout.CLIP)
-        table["length"] = [clip.size for clip in clips]
-        table["offset"][1:] = np.cumsum(table["length"])[:-1]
+        table = clip_table([clip.size for clip in clips])
         handle = ctypes.c_void_p()
         self._check(self._api.claprt_log_mel_create(ctypes.byref(handle), ctypes.byref(fields), len(clips)))
         status = self._api.claprt_log_mel_run(

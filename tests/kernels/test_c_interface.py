@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.kernels.emulated import EMULATION, FLAGS, SOURCES, EmulatedLogMel, compile_emulated
+from tests.kernels.emulated import EMULATION, FLAGS, SOURCES, EmulatedLogMel, clip_table, compile_emulated
 from tests.kernels.log_mel_cases import CLIP, as_float, assert_near, reference, sound, tolerance
 from tests.kernels.on_gpu_c import NORMS, PADDINGS, SCALES, TYPES, CSpec, load
 from tests.specs import FUSED, UNFUSED
@@ -92,9 +92,7 @@ def test_it_is_the_reference(api: Any, name: str, channels: int, out: Any) -> No
     sounds = [("chirps", 1_025), ("noise", CLIP), ("noise", CLIP + 960)]
     waves = [sound(*which) for which in sounds]
     pcm = np.concatenate(waves) if out == np.float16 else as_float(np.concatenate(waves))
-    table = np.zeros(3, dtype=layout.CLIP)
-    table["length"] = [wave.size for wave in waves]
-    table["offset"][1:] = np.cumsum(table["length"])[:-1]
+    table = clip_table([wave.size for wave in waves])
     result = np.full((3, channels, 1001, 64), np.nan, dtype=out)
     assert run(api, handle, pcm, table, result, name) == 0
     expected = np.stack([reference(*which, spec, channels == 4) for which in sounds])
