@@ -29,8 +29,20 @@ class KernelInputError(KernelError, ValueError):
 
 
 class KernelUnavailableError(KernelError, RuntimeError):
-    """The kernel cannot run here: no GPU, no driver, no PyCUDA, or a wheel that was built without nvcc."""
+    """The kernel cannot run here: no GPU, no driver, no CUDA library, or a wheel that was built without nvcc."""
 
 
 class KernelLaunchError(KernelError, RuntimeError):
     """CUDA refused or lost a launch; the message has the kernel's name and sizes."""
+
+
+class DeviceMemoryError(KernelLaunchError, MemoryError):
+    """There is not as much device memory as was wanted; the message says how much there is."""
+
+    @classmethod
+    def wanted(cls, size: int, free: int, total: int) -> DeviceMemoryError:
+        """The error for `size` bytes, where `free` of `total` are."""
+        return cls(
+            f"out of device memory: {size} bytes wanted, {free} of {total} are free; use a smaller batch, or end what "
+            "else uses this GPU"
+        )

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from claprt_kernels import device_array
 from claprt_kernels.errors import KernelInputError, KernelLaunchError, KernelUnavailableError
 from claprt_kernels.fatbin import fatbin
-from claprt_kernels.launcher import Launcher, PyCudaLauncher
+from claprt_kernels.launcher import Launcher, open_launcher
 from claprt_kernels.layout import CLIP, THREADS, check_spec, kernel_arguments, kernel_grid, kernel_name, kernel_tables
 from claprt_kernels.staging import TableRing, check_batch, upload
 
@@ -30,7 +30,7 @@ def why_unavailable(device: int = 0) -> str | None:
     """Why `LogMel` cannot run on this device, and what to do; None if it can."""
     try:
         fatbin()
-        PyCudaLauncher(device)
+        open_launcher(device)
     except KernelUnavailableError as error:
         return str(error)
     return None
@@ -42,6 +42,8 @@ class LogMel:
         out[b, c, t, m] = 10·log10(max(Σ_k |STFT(clip b)[t, k]|² · bank[k, m], log_floor)) · factor[m] + summand[m]
 
     A call allocates nothing and waits for nothing, unless 16 earlier calls have not finished. Several threads may call.
+    Up to 16 calls may be captured (`Launcher.capture`): a replay computes the same clips of what is in `pcm` then. The
+    graphs need this object: they must not be replayed after `close`.
     """
 
     def __init__(
@@ -64,13 +66,13 @@ class LogMel:
             max_batch: the most clips of a call, 1 … 65535.
             factor, summand: applied to the decibels of each band; numbers or (n_mels,).
             device: CUDA's number of the GPU; for `launcher` None.
-            launcher: what to launch through; None is PyCUDA.
+            launcher: what to launch through; None is `open_launcher(device)`.
 
         Raises:
             KernelSpecError: the kernel does not compute this specification.
             KernelInputError: `channels`, `max_batch`, `factor` or `summand` has a value that cannot be.
-            KernelUnavailableError: no GPU, no driver, no PyCUDA, or no kernel in this package.
-            KernelLaunchError: out of device memory.
+            KernelUnavailableError: no GPU, no driver, no CUDA library, or no kernel in this package.
+            DeviceMemoryError: there is not enough device memory.
         """
         check_spec(spec)
         if channels not in (1, 4):
@@ -83,7 +85,7 @@ class LogMel:
         self.channels = channels
         self.max_batch = max_batch
         image = fatbin()
-        self._launcher: Launcher = PyCudaLauncher(device) if launcher is None else launcher
+        self._launcher: Launcher = open_launcher(device) if launcher is None else launcher
         self._functions = {
             (samples, out): (name, self._launcher.function(image, name))
             for samples in device_array.SAMPLE_TYPES
@@ -118,7 +120,7 @@ class LogMel:
             clips: where each clip lies in `pcm`, (offset, length) in samples, in host memory; clips may overlap.
             out: float16 or float32 of shape `shape(len(clips))`, C-contiguous, in device memory, anything with
                 `__cuda_array_interface__`; or an address, with `out_dtype`. Decibels are written to it.
-            stream: the launcher's (for PyCUDA a `pycuda.driver.Stream`); None is the default stream.
+            stream: the launcher's; None is the default stream.
             pcm_samples, pcm_dtype, out_dtype: for addresses only.
 
         Raises:

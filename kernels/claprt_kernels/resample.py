@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from claprt_kernels import device_array
 from claprt_kernels.errors import KernelInputError, KernelLaunchError, KernelSpecError
 from claprt_kernels.fatbin import fatbin
-from claprt_kernels.launcher import Launcher, PyCudaLauncher
+from claprt_kernels.launcher import Launcher, open_launcher
 from claprt_kernels.staging import TableRing, check_batch, upload
 
 CLIP = np.dtype([("offset", np.int64), ("length", np.int64), ("out_offset", np.int64)])
@@ -129,13 +129,13 @@ class Resampler:
             channels: of the input, interleaved, 1 … 64; their mean is resampled.
             max_batch: the most clips of a call, 1 … 65535.
             device: CUDA's number of the GPU; for `launcher` None.
-            launcher: what to launch through; None is PyCUDA.
+            launcher: what to launch through; None is `open_launcher(device)`.
 
         Raises:
             KernelSpecError: the kernel does not do this pair of rates.
             KernelInputError: `channels` or `max_batch` has a value that cannot be.
-            KernelUnavailableError: no GPU, no driver, no PyCUDA, or no kernel in this package.
-            KernelLaunchError: out of device memory.
+            KernelUnavailableError: no GPU, no driver, no CUDA library, or no kernel in this package.
+            DeviceMemoryError: there is not enough device memory.
         """
         self.up, self.down = ratio(in_rate, out_rate)
         if not 1 <= channels <= MAX_CHANNELS:
@@ -144,7 +144,7 @@ class Resampler:
         self.channels = channels
         self.max_batch = max_batch
         image = fatbin()
-        self._launcher: Launcher = PyCudaLauncher(device) if launcher is None else launcher
+        self._launcher: Launcher = open_launcher(device) if launcher is None else launcher
         names = {np.dtype(np.int16): "resample_int16", np.dtype(np.float32): "resample_fp32"}
         self._functions = {dtype: (name, self._launcher.function(image, name)) for dtype, name in names.items()}
         self._taps = upload(self._launcher, filter_taps(self.up, self.down))

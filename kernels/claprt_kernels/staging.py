@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from claprt_kernels.errors import KernelInputError
+from claprt_kernels.errors import KernelInputError, KernelLaunchError
 from claprt_kernels.launcher import Launcher
 
 LARGEST_BATCH = 65_535  # blocks of a grid in y
-_RUNS = 16  # how many launches may be under way before one has to wait
+_RUNS = 16  # how many launches may be under way before one has to wait, and how many may be captured
 
 
 def check_batch(max_batch: int) -> None:
@@ -38,15 +38,20 @@ def upload(launcher: Launcher, constants: NDArray[Any]) -> int:
 
 
 class TableRing:
-    """Room for the tables of 16 launches, in pinned memory and on the device. Safe to share between threads."""
+    """Room for the tables of 16 launches, in pinned memory and on the device. Safe to share between threads.
+
+    A launch that is captured keeps its table for as long as the ring lives: its graph reads it at each replay. There is
+    room for 16 of those too.
+    """
 
     def __init__(self, launcher: Launcher, dtype: np.dtype[np.void], rows: int) -> None:
         self._launcher = launcher
         self._size = dtype.itemsize * rows
-        self._device = launcher.alloc(_RUNS * self._size)
-        self._host = launcher.pinned(_RUNS * self._size).view(dtype).reshape(_RUNS, rows)
+        self._device = launcher.alloc(2 * _RUNS * self._size)
+        self._host = launcher.pinned(2 * _RUNS * self._size).view(dtype).reshape(2 * _RUNS, rows)
         self._done = [launcher.event() for _ in range(_RUNS)]
         self._next = 0
+        self._captured = 0
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -55,22 +60,30 @@ class TableRing:
 
         Raises:
             KernelInputError: the ring is closed.
+            KernelLaunchError: CUDA refused, or 16 launches have been captured before.
         """
         with self._lock:
             if not self._done:
                 raise KernelInputError("this object is closed; make another one")
-            slot = self._next
-            self._next = (slot + 1) % _RUNS
-            self._launcher.wait(self._done[slot])
+            if self._launcher.capturing(stream):
+                if self._captured == _RUNS:
+                    raise KernelLaunchError(f"{_RUNS} launches of this object are in graphs already; make another one")
+                slot, done = _RUNS + self._captured, None
+                self._captured += 1
+            else:
+                slot, done = self._next, self._done[self._next]
+                self._next = (slot + 1) % _RUNS
+                self._launcher.wait(done)
             staged = self._host[slot, : len(table)]
             staged[:] = table
             address = self._device + slot * self._size
             self._launcher.copy(address, staged.view(np.uint8), stream)
             yield address
-            self._launcher.record(self._done[slot], stream)
+            if done is not None:
+                self._launcher.record(done, stream)
 
     def close(self) -> bool:
-        """Wait for what is under way and give the memory back; False if that was done before."""
+        """Wait for what is under way, but for graphs, and give the memory back; False if that was done before."""
         with self._lock:
             if not self._done:
                 return False

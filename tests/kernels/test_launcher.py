@@ -28,6 +28,7 @@ from tests.specs import FUSED, UNFUSED
 import claprt_kernels
 from claprt.errors import ClaprtError
 from claprt_kernels import (
+    DeviceMemoryError,
     KernelInputError,
     KernelLaunchError,
     KernelSpecError,
@@ -219,7 +220,7 @@ def test_a_failed_launch_names_the_kernel_and_its_sizes(run: Run) -> None:
 
 def has_no_memory() -> None:
     launcher = PyCudaLauncher()
-    with pytest.raises(KernelLaunchError, match=r"allocating \d+ bytes of device memory"):
+    with pytest.raises(DeviceMemoryError, match=r"out of device memory: \d+ bytes wanted, \d+ of 1000000 are free"):
         LogMel(UNFUSED, max_batch=65_535, launcher=launcher)
 
 
