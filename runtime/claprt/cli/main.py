@@ -262,8 +262,8 @@ def _add_engine_command(commands: _Commands[argparse.ArgumentParser]) -> None:
         "engine",
         help="build TensorRT engines of a bundle (needs claprt[tensorrt] or claprt[rtx])",
         description="Build TensorRT engines of a bundle's graphs, for the GPU here, and compare each with the FP32 "
-        "graph on the CPU; one that misses its bound is not kept. With --rtx and --compute-capability no GPU is needed: run "
-        "the same command on the user's GPU to finish and verify them.",
+        "graph on the CPU; one that misses its bound is not kept. With --rtx and --compute-capability no GPU is "
+        "needed: run the same command on the user's GPU to finish and verify them.",
         epilog=_EPILOG,
     )
     engine.add_argument("bundle", metavar="BUNDLE", type=Path, help="the bundle's directory; engines go into it")
