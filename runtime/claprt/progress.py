@@ -29,6 +29,11 @@ class Progress:
         """Move the bar."""
         self._bar.update(steps)
 
+    def extend(self, steps: int) -> None:
+        """More is to do than was known."""
+        self._bar.total = (self._bar.total or 0) + steps
+        self._bar.refresh()
+
     def note(self, text: str) -> None:
         """Say at the bar's end what is going on."""
         self._bar.set_postfix_str(text)

@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-HIGH_OPS = frozenset({"LayerNormalization", "Softmax", "ReduceMean", "ReduceL2"})
+HIGH_OPS = frozenset({"LayerNormalization", "Softmax", "ReduceMean", "ReduceSum", "ReduceL2"})
 # Modules of `towers` whose own operations stay FP32 ("tower" is what lies in no module). No matrix product is among
 # them: TensorRT-RTX has none in FP32 for Turing.
 HIGH_MODULES = frozenset({"tower", "stretch", "norm", "projection", "words"})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from claprt.engines.paths import utf8_path
 from claprt.errors import BackendError, BundleError
 from claprt.lazy import Lazy
 
@@ -104,7 +104,7 @@ class OrtEngine:
         if _saturates():
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
-            with _utf8_path(self._graph) as path:
+            with utf8_path(self._graph) as path:
                 session: Any = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise BundleError(
@@ -146,21 +146,6 @@ def _stamp(files: Sequence[Path]) -> list[tuple[int, ...]]:
             raise BundleError(f"the graph cannot be read: {path}: {error.strerror}; build the bundle again") from error
         stamps.append((found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
     return stamps
-
-
-@contextmanager
-def _utf8_path(path: Path) -> Iterator[str]:
-    """A path of the same file in UTF-8, which is all that ONNX Runtime takes."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            yield f"/proc/self/fd/{directory}/{path.name}"
-        finally:
-            os.close(directory)
-    else:
-        yield str(path)
 
 
 def _first_line(error: Exception) -> str:

@@ -20,7 +20,7 @@ GetSubject = Callable[[str], Subject]
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 PRODUCTS = {"MatMul", "Gemm", "Conv"}
 # What FP16 must not compute: sums of many values, and what overflows or vanishes.
-WIDE = {"LayerNormalization", "Softmax", "ReduceMean", "ReduceL2"}
+WIDE = {"LayerNormalization", "Softmax", "ReduceMean", "ReduceSum", "ReduceL2"}
 
 
 def types_of(model: onnx.ModelProto) -> dict[str, int]:

@@ -1,0 +1,254 @@
+"""ONNX graph -> plan: parse, optimise, serialize.
+
+Networks are strongly typed: each tensor has the type that the graph gives it, in TensorRT 11 as in 10.3. FP32 products
+are really FP32: TF32, which the library takes by itself, rounds inputs to 10 bits and misses the bounds of FP32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from claprt.engines.paths import utf8_path
+from claprt.engines.tensorrt.library import Library, make_log, readable
+from claprt.engines.tensorrt.profiles import Profile
+from claprt.errors import BackendError, OptionError
+from claprt.progress import Progress
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a plan is built; everything here is part of its cache key.
+
+    Attributes:
+        workspace_mib: device memory that the builder may use for one layer, MiB; None is all that there is.
+        optimization_level: 0 … 5, how long the builder searches; None is the library's own default.
+        hardware_compatible: run on every GPU since Ampere, not on the builder's kind alone. Slower. TensorRT only.
+        version_compatible: run on later versions of the same major version too. Slower to load. TensorRT only.
+        compute_capabilities: such as ("8.6", "12.0"): what to build for, instead of the GPU here. TensorRT for RTX only.
+    """
+
+    workspace_mib: int | None = None
+    optimization_level: int | None = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    compute_capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """A plan and what there is to say of it.
+
+    Attributes:
+        plan: the serialized engine.
+        warnings: of the library. They can be serious: a graph may be taken and computed as something else.
+        timings: the timing cache after the build, b"" if the library has none.
+    """
+
+    plan: bytes
+    warnings: tuple[str, ...]
+    timings: bytes = b""
+
+
+def check_options(library: Library, options: BuildOptions) -> None:
+    """Refuse options that are out of range, or that this library does not have.
+
+    Raises:
+        OptionError: so it is.
+    """
+    if options.workspace_mib is not None and options.workspace_mib < 1:
+        raise OptionError(f"bad workspace: {options.workspace_mib} MiB; it takes at least 1")
+    if options.optimization_level is not None and not 0 <= options.optimization_level <= 5:
+        raise OptionError(f"bad optimization level: {options.optimization_level}; choose 0 … 5")
+    if library.rtx:
+        for name in ("hardware_compatible", "version_compatible"):
+            if getattr(options, name):
+                raise OptionError(f"{library.title} has no option {name}: name the GPUs by their compute capabilities")
+        _capabilities(library, options.compute_capabilities)
+    elif options.compute_capabilities:
+        raise OptionError(
+            f"{library.title} builds for the GPU that it runs on: compute capabilities "
+            f"{', '.join(options.compute_capabilities)} were asked for; leave them out, or use TensorRT for RTX"
+        )
+
+
+def build_plan(
+    library: Library,
+    graph: Path,
+    profiles: Sequence[Profile],
+    options: BuildOptions,
+    *,
+    title: str = "engine",
+    timings: bytes = b"",
+    log: Any = None,
+) -> BuiltPlan:
+    """Build one plan; minutes on TensorRT, seconds on TensorRT for RTX. Shows a progress bar on a terminal.
+
+    Args:
+        library: TensorRT, or TensorRT for RTX.
+        graph: the ONNX file; weights beside it are found by its place.
+        profiles: the shapes that the engine must take, at least one.
+        options: see `BuildOptions`.
+        title: of the progress bar.
+        timings: a timing cache of an earlier build; b"" begins a new one. It makes builds faster and repeatable.
+        log: of `make_log`; None makes one.
+
+    Raises:
+        OptionError: as `check_options`.
+        BackendError: the library refuses the graph or cannot build it, with its own reasons and the nodes' names.
+        KeyboardInterrupt: the build was interrupted; it ends at the next step of the library.
+    """
+    check_options(library, options)
+    trt, log = library.trt, make_log(library.trt) if log is None else log
+    builder = _made(trt.Builder(log), "a builder", library, log)
+    # By name: the flag's number is not the same in all versions, and in none that is supported is it a default.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    with utf8_path(graph) as path:
+        parsed = parser.parse_from_file(path)
+    if not parsed:
+        reasons = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)] or log.errors
+        raise BackendError(
+            f"{library.title} refuses the graph: {graph}: {'; '.join(reasons) or 'it gives no reason'}; "
+            "build the bundle again, or run the graph on ONNX Runtime"
+        )
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * _MIB)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if library.rtx:
+        capabilities = _capabilities(library, options.compute_capabilities) or [trt.ComputeCapability.CURRENT]
+        config.num_compute_capabilities = len(capabilities)
+        for index, capability in enumerate(capabilities):
+            config.set_compute_capability(capability, index)
+    else:
+        config.set_timing_cache(config.create_timing_cache(timings), False)
+    for profile in profiles:
+        _add_profile(builder, config, profile, network, library)
+    with Progress(title, total=0) as bar:
+        plan = _build(builder, network, config, library, bar)
+    if plan is None:
+        reasons = log.errors or ["it gives no reason"]
+        raise BackendError(f"{library.title} cannot build the graph: {graph}: {'; '.join(reasons)}")
+    cache = None if library.rtx else config.get_timing_cache()
+    return BuiltPlan(bytes(plan), tuple(log.warnings), b"" if cache is None else bytes(cache.serialize()))
+
+
+def _made(made: Any, what: str, library: Library, log: Any) -> Any:
+    """What the library made; it returns None, or an empty object, where it cannot."""
+    if made is None:
+        raise BackendError(f"{library.title} cannot make {what}: {'; '.join(log.errors) or 'it gives no reason'}")
+    return made
+
+
+def _parser_error(error: Any) -> str:
+    where = f"{error.node_operator()} {error.node_name()!r}: " if error.node_operator() else ""
+    return f"{where}{' '.join(readable(error.desc()).split())} ({error.code().name})"
+
+
+def _capabilities(library: Library, wanted: Sequence[str]) -> list[Any]:
+    known = library.trt.ComputeCapability.__members__
+    found = []
+    for capability in wanted:
+        name = "SM" + capability.replace(".", "")
+        if name not in known or "." not in capability:
+            classes = ", ".join(f"{one[2:-1]}.{one[-1]}" for one in known if one.startswith("SM"))
+            raise OptionError(
+                f"{library.title} does not build for this compute capability: {capability}; it builds for {classes}"
+            )
+        found.append(known[name])
+    return found
+
+
+def _add_profile(builder: Any, config: Any, profile: Profile, network: Any, library: Library) -> None:
+    names = {network.get_input(i).name for i in range(network.num_inputs)}
+    if names != set(profile.shapes):
+        raise BackendError(
+            f"the graph has other inputs than the manifest says: {', '.join(sorted(names))}; "
+            f"expected {', '.join(profile.shapes)}; build the bundle again"
+        )
+    made = builder.create_optimization_profile()
+    for name, shapes in profile.shapes.items():
+        made.set_shape(name, *shapes)
+    if config.add_optimization_profile(made) < 0:
+        raise BackendError(f"{library.title} refuses the shapes {dict(profile.shapes)}; build the bundle again")
+
+
+def _build(builder: Any, network: Any, config: Any, library: Library, bar: Progress) -> Any:
+    """The serialized engine, or None.
+
+    The builder works in a thread of its own: this one can then be interrupted, which the builder is told at its next
+    step. An exception must never pass through the library's C++.
+    """
+    cancelled = threading.Event()
+    monitor = _monitor(library.trt, bar, cancelled)
+    config.progress_monitor = monitor
+    result: list[Any] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(builder.build_serialized_network(network, config))
+        except BaseException as error:  # raised again below, in the thread that asked
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="claprt-build")
+    thread.start()
+    with _cancelling(cancelled, thread):
+        while thread.is_alive():
+            thread.join(0.2)
+    if failed:
+        raise failed[0]
+    return result[0]
+
+
+@contextlib.contextmanager
+def _cancelling(cancelled: threading.Event, thread: threading.Thread) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        cancelled.set()  # too late to matter, if the build is done
+        thread.join()
+
+
+def _monitor(trt: Any, bar: Progress, cancelled: threading.Event) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Outermost phases move the bar; inner ones are named at its end. The library calls from threads of its own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._outer: set[str] = set()
+            self._lock = threading.Lock()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            with self._lock:
+                if parent_phase:
+                    bar.note(phase_name)
+                else:
+                    self._outer.add(phase_name)
+                    bar.extend(num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            with self._lock:
+                if phase_name in self._outer:
+                    bar.advance()
+            return not cancelled.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            with self._lock:
+                self._outer.discard(phase_name)
+
+    return Monitor()

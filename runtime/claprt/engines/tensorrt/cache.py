@@ -1,0 +1,346 @@
+"""Plans on disk, in the bundle's own directory, by everything that they depend on.
+
+    bundle/engines/<key>/engine.json   the key in full, the plan's name, size and SHA-256, how it was verified
+    bundle/engines/<key>/<hash>.plan   the serialized engine
+
+A plan is machine code. It is loaded only from here, only when its hash is the recorded one, and only where each part of
+its key fits: what does not is said by name. `engine.json` is replaced in one step, last of all: a reader sees the old
+engine or the new one. One process builds at a time; others wait, and then find what it built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from claprt.bundle import Bundle
+from claprt.engines.tensorrt.build import BuildOptions
+from claprt.engines.tensorrt.library import Library, version_numbers
+from claprt.engines.tensorrt.profiles import Profile
+from claprt.errors import BackendError
+from claprt.gpu import Gpu
+from claprt.manifest import FileEntry, Variant
+
+ENGINES_DIR = "engines"
+_RECORD = "engine.json"
+_FORMAT, _SCHEMA = "claprt-engine", 1
+_RECORD_MAX_BYTES = 4 << 20
+_TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """Everything that a plan depends on.
+
+    Attributes:
+        backend: "tensorrt" or "tensorrt-rtx".
+        version: of the library.
+        tower: "audio" or "text".
+        variant: of the graph: "fp32", "fp16" or "int8".
+        graph_sha256: of the graph and the weights beside it.
+        compute_capabilities: of the GPUs that it was built for.
+        gpu: the GPU's name; None if it is for a class of GPUs.
+        driver: its major version; None likewise.
+        profiles: shapes, as `Profile.shapes`.
+        options: as `BuildOptions`.
+    """
+
+    backend: str
+    version: str
+    tower: str
+    variant: str
+    graph_sha256: str
+    compute_capabilities: tuple[str, ...]
+    gpu: str | None
+    driver: str | None
+    profiles: tuple[Profile, ...]
+    options: BuildOptions
+
+    @property
+    def name(self) -> str:
+        """Name of its directory: the first 16 hex digits of the hash of all of it."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `engine.json` has it."""
+        values = {name: getattr(self, name) for name in ("backend", "version", "tower", "variant", "graph_sha256")}
+        return {
+            **values,
+            "compute_capabilities": list(self.compute_capabilities),
+            "gpu": self.gpu,
+            "driver": self.driver,
+            "profiles": [
+                {name: [list(shape) for shape in shapes] for name, shapes in profile.shapes.items()}
+                for profile in self.profiles
+            ],
+            "options": {**asdict(self.options), "compute_capabilities": list(self.options.compute_capabilities)},
+        }
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> EngineKey:
+        """The reverse; raises KeyError, TypeError or ValueError for what is none."""
+        texts = {name: _text(values[name]) for name in ("backend", "version", "tower", "variant", "graph_sha256")}
+        profiles = []
+        for shapes in values["profiles"]:
+            triples = {name: tuple(tuple(int(size) for size in shape) for shape in three) for name, three in shapes.items()}
+            if not triples or any(len(three) != 3 for three in triples.values()):
+                raise ValueError("a profile without three shapes")
+            profiles.append(Profile({name: (three[0], three[1], three[2]) for name, three in triples.items()}))
+        options = dict(values["options"])
+        options["compute_capabilities"] = tuple(_text(one) for one in options["compute_capabilities"])
+        return EngineKey(
+            **texts,
+            compute_capabilities=tuple(_text(one) for one in values["compute_capabilities"]),
+            gpu=None if values["gpu"] is None else _text(values["gpu"]),
+            driver=None if values["driver"] is None else _text(values["driver"]),
+            profiles=tuple(profiles),
+            options=BuildOptions(**options),
+        )
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """An engine in the cache.
+
+    Attributes:
+        key: what it was built from and for.
+        plan: the file, relative to the bundle, with size and hash.
+        verification: by GPU, how its vectors compare with the FP32 graph's; empty if it has not run yet.
+        provenance: seconds, date, warnings of the library; for people.
+    """
+
+    key: EngineKey
+    plan: FileEntry
+    verification: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def graph_hash(variant: Variant) -> str:
+    """SHA-256 over the SHA-256s of a variant's graph and the weights beside it."""
+    return hashlib.sha256("\n".join(entry.sha256 for entry in variant.files).encode()).hexdigest()
+
+
+def make_key(
+    library: Library, gpu: Gpu | None, tower: str, name: str, variant: Variant, profiles: Sequence[Profile],
+    options: BuildOptions,
+) -> EngineKey:
+    """The key of an engine that would be built now. `gpu` may be None only where `options` says what to build for."""
+    general = bool(library.rtx or options.hardware_compatible)
+    if options.compute_capabilities:
+        capabilities = options.compute_capabilities
+    else:
+        assert gpu is not None
+        capabilities = (gpu.compute_capability,)
+    return EngineKey(
+        backend=library.backend,
+        version=library.version,
+        tower=tower,
+        variant=name,
+        graph_sha256=graph_hash(variant),
+        compute_capabilities=tuple(sorted(set(capabilities), key=version_numbers)),
+        gpu=None if general or gpu is None else gpu.name,
+        driver=None if general or gpu is None else gpu.driver,
+        profiles=tuple(profiles),
+        options=options,
+    )
+
+
+def misfits(key: EngineKey, library: Library, gpu: Gpu, variant: Variant) -> list[str]:
+    """Which parts of a key do not fit here, each as "part: the engine's, and what is here"; [] if it can run."""
+    found = []
+    if key.graph_sha256 != graph_hash(variant):
+        found.append("graph: it was built from another one; the bundle has changed")
+    built, here = version_numbers(key.version), version_numbers(library.version)
+    later = key.options.version_compatible and built[:1] == here[:1] and built <= here
+    if key.version != library.version and not later:
+        found.append(f"version of {library.title.rpartition(' ')[0]}: {key.version}, here {library.version}")
+    if key.options.hardware_compatible:
+        if version_numbers(gpu.compute_capability) < (8, 0):
+            found.append(f"compute capability: 8.0 or later, here {gpu.compute_capability}")
+    elif gpu.compute_capability not in key.compute_capabilities:
+        found.append(f"compute capability: {', '.join(key.compute_capabilities)}, here {gpu.compute_capability}")
+    if key.gpu is not None and key.gpu != gpu.name:
+        found.append(f"GPU: {key.gpu}, here {gpu.name}")
+    if key.driver is not None and key.driver != gpu.driver:
+        found.append(f"driver: {key.driver}, here {gpu.driver}")
+    return found
+
+
+def records(bundle: Bundle) -> Iterator[EngineRecord]:
+    """All engines that the bundle has, by name of directory. What cannot be read is left out: it is never loaded."""
+    directory = bundle.path / ENGINES_DIR
+    try:
+        names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return
+    for name in names:
+        with contextlib.suppress(BackendError):
+            yield read_record(bundle, name)
+
+
+def read_record(bundle: Bundle, name: str) -> EngineRecord:
+    """The engine in directory `name`.
+
+    Raises:
+        BackendError: there is none, or its record is damaged.
+    """
+    path = bundle.path / ENGINES_DIR / name / _RECORD
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_RECORD_MAX_BYTES + 1)
+        values = json.loads(data[:_RECORD_MAX_BYTES])
+        if (values["format"], values["schema_version"]) != (_FORMAT, _SCHEMA):
+            raise ValueError(f"format {values['format']!r}, version {values['schema_version']!r}")
+        key = EngineKey.from_json(values["key"])
+        if key.name != name:
+            raise ValueError(f"it is the record of {key.name}")
+        plan = values["plan"]
+        entry = FileEntry(file=_text(plan["file"]), sha256=_text(plan["sha256"]), bytes=int(plan["bytes"]))
+        if entry.file != f"{ENGINES_DIR}/{name}/{entry.sha256[:16]}.plan":
+            raise ValueError(f"its plan has another name: {entry.file!r}")
+        return EngineRecord(key, entry, dict(values["verification"]), dict(values["provenance"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BackendError(
+            f"the record of an engine cannot be used: {path}: {error}; delete {path.parent} and run claprt engine"
+        ) from error
+
+
+def read_plan(bundle: Bundle, record: EngineRecord) -> bytes:
+    """The plan's bytes, after their hash was found to be the recorded one.
+
+    Raises:
+        BundleError: the file is missing, outside of the bundle, or of another size.
+        BackendError: it cannot be read, or has another hash.
+    """
+    path = bundle.located(record.plan)
+    fix = f"delete {path.parent} and run claprt engine again"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BackendError(f"the engine cannot be read: {path}: {error.strerror}; {fix}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != record.plan.sha256:
+        raise BackendError(f"wrong hash: {path}: sha256 {found}, recorded is {record.plan.sha256}; {fix}")
+    return data
+
+
+@contextlib.contextmanager
+def writing(bundle: Bundle) -> Iterator[Path]:
+    """The engines' directory, for this process alone; another one that writes is waited for.
+
+    Raises:
+        BackendError: the directory cannot be written.
+    """
+    directory = bundle.path / ENGINES_DIR
+    try:
+        directory.mkdir(exist_ok=True)
+        lock = (directory / ".lock").open("w")
+    except OSError as error:
+        raise BackendError(
+            f"engines cannot be written: {directory}: {error.strerror}; make the bundle's directory writable"
+        ) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, or the process ends
+        for left in directory.glob(f"*/{_TEMPORARY}*"):  # of a process that was killed
+            left.unlink(missing_ok=True)
+        yield directory
+
+
+def store(directory: Path, key: EngineKey, plan: bytes, provenance: Mapping[str, Any]) -> EngineRecord:
+    """Keep a plan, inside of `writing`. It replaces one of the same key.
+
+    Raises:
+        BackendError: the disk is full, or the like. Nothing half-written stays.
+    """
+    sha256 = hashlib.sha256(plan).hexdigest()
+    folder = directory / key.name
+    entry = FileEntry(file=f"{ENGINES_DIR}/{key.name}/{sha256[:16]}.plan", sha256=sha256, bytes=len(plan))
+    record = EngineRecord(key, entry, {}, dict(provenance))
+    existed = folder.is_dir()
+    try:
+        folder.mkdir(exist_ok=True)
+        _write(folder / f"{sha256[:16]}.plan", plan)
+        _write_record(folder, record)
+        for other in folder.glob("*.plan"):
+            if other.name != f"{sha256[:16]}.plan":
+                other.unlink()
+    except BaseException as error:
+        if not existed:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise BackendError(
+                f"the engine cannot be written: {folder}: {error.strerror}; it takes {len(plan) / 1e6:.0f} MB"
+            ) from error
+        raise
+    return record
+
+
+def note_verification(directory: Path, record: EngineRecord, gpu: Gpu, result: Mapping[str, Any]) -> EngineRecord:
+    """Record, inside of `writing`, how an engine did on a GPU.
+
+    Raises:
+        BackendError: it cannot be written.
+    """
+    noted = replace(record, verification={**record.verification, gpu.name: dict(result)})
+    try:
+        _write_record(directory / record.key.name, noted)
+    except OSError as error:
+        raise BackendError(f"the engine's record cannot be written: {directory}: {error.strerror}") from error
+    return noted
+
+
+def discard(directory: Path, record: EngineRecord) -> None:
+    """Remove an engine, inside of `writing`: its record first, so that nobody finds half of it."""
+    folder = directory / record.key.name
+    (folder / _RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def timing_file(directory: Path, library: Library, gpu: Gpu) -> Path:
+    """Where the timing cache of this library on this GPU is kept."""
+    name = hashlib.sha256(f"{library.version} {gpu.name} {gpu.compute_capability}".encode()).hexdigest()[:16]
+    return directory / f".timing-{name}.cache"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    _write(path, data)
+
+
+def _write_record(folder: Path, record: EngineRecord) -> None:
+    values = {
+        "format": _FORMAT,
+        "schema_version": _SCHEMA,
+        "key": record.key.to_json(),
+        "plan": {"file": record.plan.file, "sha256": record.plan.sha256, "bytes": record.plan.bytes},
+        "verification": record.verification,
+        "provenance": record.provenance,
+    }
+    _write(folder / _RECORD, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value

@@ -1,0 +1,255 @@
+"""Plan -> a tower on the GPU, as `claprt.engines.device` runs it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from claprt.engines.device import Shape
+from claprt.engines.tensorrt.library import Library, make_log
+from claprt.engines.tensorrt.profiles import Profile
+from claprt.errors import BackendError
+
+_TYPES = {"FLOAT": np.dtype(np.float32), "INT64": np.dtype(np.int64), "BOOL": np.dtype(np.bool_)}
+_GRAPHS = 64  # CUDA graphs that one context keeps
+
+_log = logging.getLogger("claprt")
+
+
+class TensorRtTower:
+    """An engine of TensorRT or of TensorRT for RTX. See `DeviceTower`."""
+
+    def __init__(
+        self,
+        library: Library,
+        launcher: Any,
+        plan: bytes,
+        inputs: tuple[str, ...],
+        dim: int,
+        *,
+        host_code: bool = False,
+        compiled: bytes = b"",
+    ) -> None:
+        """Load a plan onto the launcher's GPU.
+
+        Args:
+            library: that built the plan.
+            launcher: of `claprt_kernels`.
+            plan: from the cache, after its hash was checked: it is code.
+            inputs: the inputs that the bundle format gives this tower.
+            dim: length of the vectors that must come out.
+            host_code: whether the plan brings a part that runs on the processor: version-compatible ones do.
+            compiled: what TensorRT for RTX compiled here before (`compiled_here`); b"" for nothing.
+
+        Raises:
+            BackendError: the library refuses the plan, with its reasons, or it is not this tower.
+        """
+        self.library, self.launcher = library, launcher
+        self._making = threading.Lock()
+        trt = library.trt
+        self.log = make_log(trt)
+        with launcher.current():
+            self._runtime = trt.Runtime(self.log)
+            if host_code:
+                self._runtime.engine_host_code_allowed = True
+            self.engine = self._runtime.deserialize_cuda_engine(plan)
+        if self.engine is None:
+            raise BackendError(
+                f"{library.title} refuses the engine: {self._reasons()}; build it again with claprt engine --force"
+            )
+        self._inputs, self.output_name = self._check(inputs, dim)
+        self.profiles = [self._profile(index) for index in range(self.engine.num_optimization_profiles)]
+        self._config, self._compiled = self._runtime_config(compiled) if library.rtx else (None, None)
+
+    @property
+    def name(self) -> str:
+        """See `DeviceTower`."""
+        return self.library.title
+
+    @property
+    def inputs(self) -> Mapping[str, np.dtype[Any]]:
+        """See `DeviceTower`."""
+        return self._inputs
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """See `DeviceTower`."""
+        return tuple(sorted({profile.batch[1] for profile in self.profiles}))
+
+    def rows(self, shapes: Mapping[str, Shape], most: int) -> int:
+        """See `DeviceTower`."""
+        found = [
+            min(high, most)
+            for profile in self.profiles
+            for low, high in [profile.batch]
+            if low <= most and profile.admits({name: (min(high, most), *shape) for name, shape in shapes.items()})
+        ]
+        if not found:
+            raise BackendError(
+                f"no profile of the engine has room for inputs of {dict(shapes)}; build it for them with claprt engine"
+            )
+        return max(found)
+
+    def largest(self, most: int) -> Mapping[str, Shape]:
+        """See `DeviceTower`."""
+        result: dict[str, Shape] = {}
+        for profile in self.profiles:
+            for name, (low, _, high) in profile.shapes.items():
+                shape = (min(high[0], most), *high[1:])
+                if low[0] <= most and np.prod(shape) > np.prod(result.get(name, (0,))):
+                    result[name] = shape
+        return result
+
+    def profile_for(self, shapes: Mapping[str, Shape]) -> int:
+        """The profile of the fewest rows that admits these shapes."""
+        admitting = [index for index, profile in enumerate(self.profiles) if profile.admits(shapes)]
+        if not admitting:
+            raise BackendError(f"no profile of the engine admits inputs of {dict(shapes)}")
+        return min(admitting, key=lambda index: (self.profiles[index].batch[1], index))
+
+    def context(self, stream: Any) -> TensorRtContext:
+        """See `DeviceTower`."""
+        return TensorRtContext(self, stream)
+
+    def make_context(self, profile: int, stream: Any) -> Any:
+        """An execution context in a profile, whose memory is ours to give."""
+        strategy = self.library.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        with self._making, self.launcher.current():
+            made = self.engine.create_execution_context(strategy if self._config is None else self._config)
+            if made is None or not made.set_optimization_profile_async(profile, self.launcher.handle(stream)):
+                raise BackendError(f"{self.library.title} cannot make an execution context: {self._reasons()}")
+        return made
+
+    def compiled_here(self) -> bytes:
+        """What TensorRT for RTX has compiled on this GPU so far, for the next time; b"" where there is nothing."""
+        return b"" if self._compiled is None else bytes(self._compiled.serialize())
+
+    def refused(self, what: str) -> BackendError:
+        """An error that the library has a reason for."""
+        return BackendError(f"{self.library.title} failed: {what}: {self._reasons()}")
+
+    def _reasons(self) -> str:
+        return "; ".join(self.log.errors[-3:]) or "it gives no reason"
+
+    def _runtime_config(self, compiled: bytes) -> tuple[Any, Any]:
+        config = self.engine.create_runtime_config()
+        cache = config.create_runtime_cache()
+        if compiled and not cache.deserialize(compiled):
+            _log.info("what %s compiled here before is of no use now", self.library.title)
+        config.set_runtime_cache(cache)
+        config.set_execution_context_allocation_strategy(
+            self.library.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        strategies = getattr(self.library.trt, "CudaGraphStrategy", None)
+        if strategies is not None:  # it knows when its kernels are final, and captures them itself
+            config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
+        return config, cache
+
+    def _check(self, expected: tuple[str, ...], dim: int) -> tuple[dict[str, np.dtype[Any]], str]:
+        engine, mode = self.engine, self.library.trt.TensorIOMode.INPUT
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = {
+            name: _TYPES.get(engine.get_tensor_dtype(name).name, np.dtype(object))
+            for name in names
+            if engine.get_tensor_mode(name) == mode
+        }
+        outputs = [name for name in names if name not in inputs]
+        shape = tuple(engine.get_tensor_shape(outputs[0])) if len(outputs) == 1 else ()
+        typed = shape[-1:] == (dim,) and engine.get_tensor_dtype(outputs[0]).name == "FLOAT"
+        if set(inputs) != set(expected) or np.dtype(object) in inputs.values() or not typed:
+            raise BackendError(
+                f"the engine is not the tower that the manifest describes: inputs {sorted(inputs)}, outputs {outputs} of "
+                f"{shape}; expected {sorted(expected)} and one output of {dim}; build it again with claprt engine --force"
+            )
+        return {name: inputs[name] for name in expected}, outputs[0]
+
+    def _profile(self, index: int) -> Profile:
+        shapes = {}
+        for name in self._inputs:
+            low, typical, high = (tuple(shape) for shape in self.engine.get_tensor_profile_shape(name, index))
+            shapes[name] = (low, typical, high)
+        return Profile(shapes)
+
+
+class TensorRtContext:
+    """See `DeviceContext`. An execution context for each profile that is used; they share one working memory.
+
+    Where the launcher has CUDA graphs, a shape that comes again is captured, and replayed from then on: hundreds of
+    kernels then start as one. TensorRT asks that a shape has run once before it is captured.
+    """
+
+    def __init__(self, tower: TensorRtTower, stream: Any) -> None:
+        self._tower, self._launcher, self._stream = tower, tower.launcher, stream
+        self._contexts: dict[int, Any] = {}
+        self._memory = self._memory_bytes = 0
+        self._captures = self._launcher.can_capture and not tower.library.rtx
+        self._graphs: dict[tuple[tuple[str, Shape], ...], Any] = {}
+        self._seen: Counter[tuple[tuple[str, Shape], ...]] = Counter()
+
+    def enqueue(self, shapes: Mapping[str, Shape], inputs: Mapping[str, int], output: int) -> None:
+        """See `DeviceContext`."""
+        key = tuple(shapes.items())
+        if key in self._graphs:
+            self._launcher.replay(self._graphs[key], self._stream)
+            return
+        context = self._prepared(shapes, inputs, output)
+        self._execute(context)
+        if self._captures and len(self._graphs) < _GRAPHS:
+            self._seen[key] += 1
+            if self._seen[key] > 1:
+                self._capture(key, lambda: self._execute(context))
+
+    def _capture(self, key: tuple[tuple[str, Shape], ...], work: Callable[[], None]) -> None:
+        from claprt_kernels import KernelError
+
+        try:
+            self._graphs[key] = self._launcher.capture(self._stream, work)
+        except (KernelError, BackendError) as error:
+            self._captures = False
+            _log.warning("%s runs without CUDA graphs, which only costs time: %s", self._tower.name, error)
+
+    def _prepared(self, shapes: Mapping[str, Shape], inputs: Mapping[str, int], output: int) -> Any:
+        index = self._tower.profile_for(shapes)
+        self._reserve(self._tower.engine.get_device_memory_size_for_profile_v2(index))
+        if index not in self._contexts:
+            context = self._contexts[index] = self._tower.make_context(index, self._stream)
+            context.set_device_memory(self._memory, self._memory_bytes)
+        context = self._contexts[index]
+        for name, shape in shapes.items():
+            if not context.set_input_shape(name, shape):
+                raise self._tower.refused(f"setting {name} to {shape}")
+            context.set_tensor_address(name, inputs[name])
+        context.set_tensor_address(self._tower.output_name, output)
+        return context
+
+    def _execute(self, context: Any) -> None:
+        with self._launcher.current():
+            done = context.execute_async_v3(self._launcher.handle(self._stream))
+        if not done:
+            raise self._tower.refused("running")
+
+    def _reserve(self, size: int) -> None:
+        """Have working memory of that size. It grows while profiles are new, before anything runs in them."""
+        if size <= self._memory_bytes:
+            return
+        self._graphs.clear()  # they have the old address
+        self._seen.clear()
+        idle = self._launcher.event()
+        self._launcher.record(idle, self._stream)
+        self._launcher.wait(idle)
+        self.close()
+        self._memory = self._launcher.alloc(size)
+        self._memory_bytes = size
+        for context in self._contexts.values():
+            context.set_device_memory(self._memory, size)
+
+    def close(self) -> None:
+        """See `DeviceContext`."""
+        address, self._memory, self._memory_bytes = self._memory, 0, 0
+        if address:
+            self._launcher.free(address)
