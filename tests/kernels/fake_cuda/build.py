@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-_SOURCES = (HERE / "fake_libcuda.cpp", HERE / "emulated_kernel.h")
+_SOURCES = tuple(sorted(HERE.glob("*.cpp")))
+_HEADERS = tuple(sorted(HERE.glob("*.h")))
 # cuda.h declares the current names, the older versions of functions, and those of per-thread default streams.
 _MODES = ("CURRENT", "__CUDA_API_VERSION_INTERNAL", "CUDA_API_PER_THREAD_DEFAULT_STREAM")
 _STRICT = ("-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared")
@@ -44,7 +45,7 @@ def fake_driver(cache: Path) -> Path:
     """The directory of a built driver; built if none of these sources and this cuda.h is in `cache`."""
     _program(*_COMPILER)
     include = toolkit() / "include"
-    key = digest(*(path.read_bytes() for path in (*_SOURCES, Path(__file__), include / "cuda.h")))
+    key = digest(*(path.read_bytes() for path in (*_SOURCES, *_HEADERS, Path(__file__), include / "cuda.h")))
     return cached(cache / f"fake-cuda-{key}", lambda directory: build(directory, include))
 
 
@@ -57,7 +58,7 @@ def build(directory: Path, include: Path) -> None:
         exports.write_text(_EXPORTS)
         linking = ["-Wl,-soname,libcuda.so.1", "-Wl,-Bsymbolic", f"-Wl,--version-script={exports}", "-ldl", "-pthread"]
         library = directory / "libcuda.so.1"
-        _compile([*_STRICT, f"-I{include}", _SOURCES[0], stubs, "-o", library, *linking])
+        _compile([*_STRICT, f"-I{include}", *_SOURCES, stubs, "-o", library, *linking])
     (directory / "libcuda.so").symlink_to(library.name)
 
 
@@ -86,7 +87,7 @@ def digest(*parts: bytes) -> str:
 def _stubs(include: Path) -> str:
     """Every function that cuda.h declares, as one that is not supported, and tables of the functions and errors.
 
-    The stubs are weak: where fake_libcuda.cpp defines a function, that one is linked.
+    The stubs are weak: where one of the sources defines a function, that one is linked.
     """
     text = "".join(_preprocessed(include, mode) for mode in _MODES)
     names = set(re.findall(r"\bCUresult\s+(cu[A-Z]\w*)\s*\(", text))
