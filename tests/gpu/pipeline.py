@@ -1,0 +1,186 @@
+"""Programs of test_pipeline.py: each runs in a process with the fake CUDA driver and the stand-in for TensorRT."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import claprt
+from claprt.errors import AudioError, BackendError, ClaprtWarning
+from claprt.model import Clap
+from claprt_export.engines import build_engines
+
+# What the log-Mel kernel's FP32 arithmetic may change of a vector; float32 decibels differ by 1e-4 and less.
+CLOSE = 2e-5
+TEXTS = ["rain", "a dog barks", "a bell, and then, much later, the sound of a distant train that passes a bridge " * 8]
+
+
+def bundle() -> Path:
+    return Path(os.environ["TEST_BUNDLE"])
+
+
+def engines(**options: object) -> None:
+    build_engines(bundle(), precisions=("fp32",), **options)  # type: ignore[arg-type]
+
+
+def loaded(**options: object) -> tuple[Clap, Clap]:
+    """The bundle on the CPU and on the "GPU"."""
+    return claprt.load(bundle(), "ort-cpu"), claprt.load(bundle(), "tensorrt", **options)  # type: ignore[arg-type]
+
+
+def sounds(count: int) -> list[NDArray[np.float32]]:
+    """Noises of all lengths, from one sample to 23 s."""
+    rng = np.random.default_rng(1)
+    lengths = [1, 500, 48_000, 479_999, 480_000, 480_001, 480_300, 700_000, 1_104_000]
+    result = []
+    for index in range(count):
+        noise = rng.standard_normal(lengths[index % len(lengths)]).astype(np.float32)
+        result.append(np.cumsum(noise).astype(np.float32) * np.float32(1e-4) if index % 2 else noise * np.float32(0.1))
+    return result
+
+
+def assert_close(found: NDArray[np.float32], expected: NDArray[np.float32], bound: float = CLOSE) -> None:
+    assert found.shape == expected.shape
+    worst = float(np.abs(found - expected).max(initial=0.0))
+    assert worst <= bound, worst
+
+
+def is_the_cpus() -> None:
+    """Every recipe, many lengths, more clips than a batch; texts short and long; one by one and all at once."""
+    engines(batches=(1, 2, 4))
+    cpu, gpu = loaded()
+    assert (gpu.backend, gpu.log_mel) == ("tensorrt", "cuda")
+    recipes = ("fusion", "windows", "head") if gpu.manifest.audio.fusion else ("windows", "head")
+    for recipe in recipes:
+        expected = cpu.embed_audio(sounds(9), recipe=recipe)
+        assert np.abs(expected[0] - expected[2]).max() > 0.01
+        assert_close(gpu.embed_audio(sounds(9), recipe=recipe), expected)
+        for sound, row in zip(sounds(9), expected, strict=True):
+            assert_close(gpu.embed_audio(sound, recipe=recipe)[0], row)
+    assert_close(gpu.embed_text(TEXTS * 3), cpu.embed_text(TEXTS * 3), 1e-6)
+    other = claprt.load(bundle(), "tensorrt", log_mel="cpu")
+    assert_close(other.embed_audio(sounds(9)), cpu.embed_audio(sounds(9)), 1e-6)
+
+
+def from_many_threads() -> None:
+    engines(batches=(1, 4))
+    cpu, gpu = loaded()
+    expected = cpu.embed_audio(sounds(9)), cpu.embed_text(TEXTS)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(3):
+                assert_close(gpu.embed_audio(sounds(9)), expected[0])
+                assert_close(gpu.embed_text(TEXTS), expected[1], 1e-6)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def a_warm_call_allocates_nothing() -> None:
+    from tests.kernels.fake_cuda.pycuda_env import FakeCuda
+
+    engines(batches=(1, 4))
+    _, gpu = loaded()
+    for _ in range(3):
+        gpu.embed_audio(sounds(9))
+        gpu.embed_text(TEXTS)
+    cuda = FakeCuda()
+    counted = ["cuMemAlloc_v2", "cuMemHostAlloc", "cuMemFree_v2", "cuStreamCreate", "cuCtxSynchronize"]
+    counted += ["cuStreamSynchronize", "pageable_async_copy", "cuModuleLoadData"]
+    before = {name: cuda.count(name) for name in counted}
+    gpu.embed_audio(sounds(9))
+    gpu.embed_text(TEXTS)
+    assert {name: cuda.count(name) for name in counted} == before
+
+
+def shapes_that_come_again_are_captured() -> None:
+    from tests.kernels.fake_cuda.pycuda_env import FakeCuda
+
+    engines(batches=(1, 4))
+    cpu, gpu = loaded()
+    cuda, sound = FakeCuda(), sounds(3)[2]
+    counted = ("cuStreamBeginCapture_v2", "cuGraphLaunch")
+    before = [cuda.count(name) for name in counted]  # engines were verified
+    rng = np.random.default_rng(2)
+    for round_ in range(6):
+        noise = sound * rng.uniform(0.1, 1.0, sound.size).astype(np.float32)
+        assert_close(gpu.embed_audio(noise), cpu.embed_audio(noise))
+        assert_close(gpu.embed_text([f"text {round_}"]), cpu.embed_text([f"text {round_}"]), 1e-6)
+    # One clip; one text of 8 tokens. Run once, captured after the second run, replayed four times.
+    assert [cuda.count(name) - had for name, had in zip(counted, before, strict=True)] == [2, 2 * 4]
+    gpu.embed_audio([sound] * 3)  # another shape in between
+    assert_close(gpu.embed_audio(sound), cpu.embed_audio(sound))
+
+
+def little_memory_means_smaller_batches() -> None:
+    """The largest profile's memory is not there: the next one is used, a warning says so, and results are the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engines(batches=(1, 2, 16))
+    cpu, gpu = loaded()
+    many = sounds(9) * 2
+    expected = cpu.embed_audio(many, recipe="head")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert_close(gpu.embed_audio(many, recipe="head"), expected)
+        assert_close(gpu.embed_audio(many, recipe="head"), expected)
+    said = [str(one.message) for one in caught if issubclass(one.category, ClaprtWarning)]
+    assert any("batches of 2 are run instead" in text for text in said), said
+
+
+def no_memory_is_an_error() -> None:
+    engines(batches=(1, 2), towers=("text",))
+    gpu = claprt.load(bundle(), "tensorrt")
+    os.environ["FAKE_CUDA_MEMORY"] = "1000"
+    warnings.simplefilter("ignore")  # that smaller batches are tried
+    with pytest.raises(BackendError, match="the GPU's memory does not suffice"):
+        gpu.embed_text(TEXTS)
+
+
+def an_engine_that_misses_is_not_kept() -> None:
+    os.environ["STAND_IN_NOISE"] = "0.02"
+    for tower in ("audio", "text"):
+        with pytest.raises(BackendError, match=r"misses its bound and is not kept.*the worst is"):
+            engines(batches=(1,), towers=(tower,))
+    assert not list((bundle() / "engines").glob("*/*"))
+
+
+def a_lost_gpu_is_an_error() -> None:
+    engines(batches=(1,))
+    _, gpu = loaded()
+    gpu.embed_audio(sounds(3))
+    from tests.kernels.fake_cuda.pycuda_env import FakeCuda
+
+    os.environ["FAKE_CUDA_FAIL"] = f"cuLaunchKernel:{FakeCuda().count('cuLaunchKernel') + 1}:700"
+    for _ in range(3):  # and it does not hang
+        with pytest.raises(BackendError, match="the GPU failed"):
+            gpu.embed_audio(sounds(3))
+
+
+def a_bad_sound_in_between() -> None:
+    """Those before and after it have their vectors, and the slots are given back."""
+    engines(batches=(1, 2))
+    cpu, gpu = loaded()
+    many = sounds(8)
+    many[3] = np.full(100, np.nan, np.float32)
+    for _ in range(4):
+        indices, vectors = gpu.embed_many(many, on_error=lambda index, error: None)
+        assert indices == [0, 1, 2, 4, 5, 6, 7]
+        with pytest.raises(AudioError, match="clip 3"):
+            gpu.embed_audio(many)
+    assert_close(vectors, cpu.embed_audio([sound for index, sound in enumerate(many) if index != 3]))
