@@ -2,8 +2,8 @@
 
 It takes the calls that claprt makes and is strict about them; a "plan" names an ONNX graph, and running it computes
 that graph with ONNX Runtime, on the addresses that were bound, in the order of the stream (cuLaunchHostFunc of the fake
-CUDA driver, whose device memory is host memory). So buffers, streams, profiles, captured graphs and the engine cache are
-tested for real; how TensorRT computes is not.
+CUDA driver, whose device memory is host memory). So buffers, streams, profiles, captured graphs and the engine cache
+are tested for real; how TensorRT computes is not.
 
 STAND_IN_NOISE=0.1 adds noise of that size to what comes out; STAND_IN_WORKSPACE=BYTES is the memory for a row.
 """
@@ -231,7 +231,7 @@ class ICudaEngine:
         return list(self.profiles[index][name])
 
     def get_device_memory_size_for_profile_v2(self, index: int) -> int:
-        rows = next(iter(self.profiles[index].values()))[2][0]
+        rows: int = next(iter(self.profiles[index].values()))[2][0]
         return rows * int(os.environ.get("STAND_IN_WORKSPACE", "4096"))
 
     def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> IExecutionContext:
