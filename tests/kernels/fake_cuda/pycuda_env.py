@@ -1,4 +1,4 @@
-"""PyCUDA as it is released, on the fake CUDA driver: for tests that run programs in a process of their own.
+"""CUDA libraries as they are released, on the fake driver: for tests that run programs in a process of their own.
 
 env = pycuda_environment(default_cache(), kernels=library, FAKE_CUDA_DEFER="1")
 subprocess.run([sys.executable, "-c", program], env=env, check=True)
@@ -7,6 +7,7 @@ subprocess.run([sys.executable, "-c", program], env=env, check=True)
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import subprocess
 import sys
@@ -64,17 +65,31 @@ def pycuda_site(cache: Path) -> Path:
     return cached(cache / f"pycuda-{VERSION}-{tag}-{key}", make)
 
 
-def pycuda_environment(cache: Path, kernels: Path | None = None, **settings: str) -> dict[str, str]:
-    """The environment of a program that imports pycuda.driver: this one's, and what it takes.
+def fake_environment(cache: Path, kernels: Path | None = None, **settings: str) -> dict[str, str]:
+    """The environment of a program that uses the fake driver: this one's, and what it takes.
 
     `settings` are variables of the fake driver, `kernels` its FAKE_CUDA_KERNELS.
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith("FAKE_CUDA_")} | settings
     if kernels is not None:
         env["FAKE_CUDA_KERNELS"] = str(kernels)
-    for name, first in [("LD_LIBRARY_PATH", [fake_driver(cache)]), ("PYTHONPATH", [pycuda_site(cache), _ROOT])]:
-        env[name] = os.pathsep.join(filter(None, [*map(str, first), env.get(name)]))
-    return env
+    return _prepended(_prepended(env, "LD_LIBRARY_PATH", fake_driver(cache)), "PYTHONPATH", _ROOT)
+
+
+def bindings_environment(cache: Path, kernels: Path | None = None, **settings: str) -> dict[str, str]:
+    """`fake_environment`, where cuda-bindings is installed; else CannotBuildError."""
+    if importlib.util.find_spec("cuda") is None:
+        raise CannotBuildError("cuda-bindings is not installed; pip install cuda-bindings")
+    return fake_environment(cache, kernels, **settings)
+
+
+def pycuda_environment(cache: Path, kernels: Path | None = None, **settings: str) -> dict[str, str]:
+    """`fake_environment`, with PyCUDA, which is built if need be."""
+    return _prepended(fake_environment(cache, kernels, **settings), "PYTHONPATH", pycuda_site(cache))
+
+
+def _prepended(env: dict[str, str], name: str, first: Path) -> dict[str, str]:
+    return env | {name: os.pathsep.join(filter(None, [str(first), env.get(name)]))}
 
 
 class FakeCuda:
