@@ -22,8 +22,17 @@ from claprt_kernels import Launcher, LogMel, open_launcher
 LIBRARIES = ("cuda-bindings", "pycuda")
 
 
+def run_program(program: Callable[[], None], env: dict[str, str]) -> None:
+    """Call a function of a test module in a process of its own, which must succeed and say nothing."""
+    command = [sys.executable, "-c", f"from {program.__module__} import {program.__name__} as program; program()"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert not said, said
+
+
 def runner(library: str, kernels: Path) -> Callable[..., None]:
-    """Calls functions of test modules in a process with this library, PyCUDA and the fake driver."""
+    """Calls functions of test modules in a process that has this library and the fake driver."""
     try:
         environment = {"cuda-bindings": bindings_environment, "pycuda": pycuda_environment}[library]
         env = environment(default_cache(), kernels) | {"CLAPRT_TEST_LAUNCHER": library}
@@ -31,11 +40,7 @@ def runner(library: str, kernels: Path) -> Callable[..., None]:
         pytest.skip(str(error))
 
     def run(program: Callable[[], None], **settings: str) -> None:
-        command = [sys.executable, "-c", f"from {program.__module__} import {program.__name__} as program; program()"]
-        done = subprocess.run(command, env=env | settings, capture_output=True, text=True, timeout=120, check=False)
-        said = done.stdout + done.stderr
-        assert done.returncode == 0, said
-        assert not said, said
+        run_program(program, env | settings)
 
     return run
 
