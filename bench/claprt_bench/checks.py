@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claprt_bench.errors import BenchError
-from claprt_export.parity import BOUNDS
+from claprt_export.comparison import BOUNDS
 
 MAX_LOG_MEL_ERROR = 0.01  # dB
 MAX_CROSS_COSINE = 0.99  # mean over different clips

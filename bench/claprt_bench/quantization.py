@@ -21,7 +21,7 @@ from torch import nn
 
 from claprt_bench.machine import describe
 from claprt_export.checkpoint import Checkpoint, load_checkpoint
-from claprt_export.parity import verification_sounds, verification_texts
+from claprt_export.comparison import verification_sounds, verification_texts
 from claprt_export.precision.data import Batch, by_length, calibration_set, text_batches, waveform_batches
 from claprt_export.precision.observe import observe
 from claprt_export.precision.quantize import FORMS, Method, Quantizer, linear_layers

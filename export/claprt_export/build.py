@@ -33,15 +33,9 @@ from claprt.progress import Progress
 from claprt.spec import PRECISIONS, VARIANTS
 from claprt_export import sentences
 from claprt_export.checkpoint import Checkpoint, load_checkpoint
+from claprt_export.comparison import BOUNDS, verification_sounds, verification_texts
 from claprt_export.graph import export_audio_tower, export_text_tower
-from claprt_export.parity import (
-    BOUNDS,
-    compare,
-    make_reference,
-    require,
-    verification_sounds,
-    verification_texts,
-)
+from claprt_export.parity import compare, make_reference, require
 from claprt_export.precision.data import CalibrationSet, by_length, calibration_set, text_batches, waveform_batches
 from claprt_export.report import VariantReport, demo_accuracy, demo_sounds, require_accuracy, sizes
 from claprt_export.report import write as write_report

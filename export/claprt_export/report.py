@@ -13,9 +13,9 @@ import numpy as np
 from claprt.errors import ExportError
 from claprt.manifest import Manifest
 from claprt.model import Clap
+from claprt_export.comparison import BOUNDS, Verification
 from claprt_export.demo import captions, sounds
 from claprt_export.demo.testset import synthetic_test_set
-from claprt_export.parity import BOUNDS, Verification
 from claprt_export.variants import Choice
 
 JSON_FILE, MARKDOWN_FILE = "report.json", "report.md"

@@ -291,7 +291,7 @@ class AudioTower(nn.Module):
     def forward(self, input_features: Tensor, is_longer: Tensor | None = None) -> Tensor:
         """See the class."""
         tokens = self.steps(self.patch_embed(self.image(input_features), is_longer))
-        # The mean, but not as one operation: TensorRT-RTX 1.7 cannot build that beside a Cast to FP16 for one clip only.
+        # The mean, but not as one operation: TensorRT-RTX 1.7 cannot build that and a Cast to FP16 for just one clip.
         mean = self.norm(tokens).sum(dim=1) * (1.0 / tokens.shape[1])
         return self.projection(mean)
 

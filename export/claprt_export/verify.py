@@ -11,7 +11,8 @@ from claprt.errors import CheckpointError, OptionError
 from claprt.model import load_variant
 from claprt.progress import Progress
 from claprt_export.checkpoint import load_checkpoint
-from claprt_export.parity import Verification, compare, make_reference, verification_sounds
+from claprt_export.comparison import Verification, verification_sounds
+from claprt_export.parity import compare, make_reference
 
 
 @dataclass(frozen=True)

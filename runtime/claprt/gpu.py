@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says of a GPU, asked of the driver itself: no package is needed to learn why none can be used."""
+"""What NVIDIA's driver says of a GPU, asked of the driver itself: no package is needed to learn what is missing."""
 
 from __future__ import annotations
 

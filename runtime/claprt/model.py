@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from claprt.audio_io import AudioInput
 from claprt.bundle import Bundle, open_bundle
-from claprt.embedder import AudioEmbedder, ErrorHook, ProgressHook, unit
-from claprt.engines import Engine, choose_backend, load_engine
+from claprt.cpu_clips import CpuClips
+from claprt.embedder import AudioEmbedder, ClipVectors, ErrorHook, ProgressHook, unit
+from claprt.engines import Choice, Engine, choose_backend
+from claprt.engines.load import TOWERS, load_engine, why_no_engine
 from claprt.errors import OptionError, SpaceMismatchError
 from claprt.lazy import Lazy
 from claprt.manifest import AudioInfo, FileEntry, Manifest, TextInfo
@@ -24,8 +26,11 @@ from claprt.vectors import Embeddings
 
 DEFAULT_TEMPLATE = "This is a sound of {}."
 # One clip a run on the CPU: not slower than eight there, and a vector then cannot depend on its neighbours by a bit.
-_CPU_AUDIO_BATCH = 1
-_TEXT_BATCH = 32
+_CPU_AUDIO_BATCH, _GPU_AUDIO_BATCH = 1, 64
+_CPU_TEXT_BATCH, _GPU_TEXT_BATCH = 32, 64
+# On a GPU texts are padded to multiples of this: products like it, and few lengths come up.
+_GPU_TOKENS = 8
+_LOG_MELS = ("cpu", "cuda")
 _MAX_THREADS = 1024
 
 _log = logging.getLogger("claprt")
@@ -61,8 +66,18 @@ class Prediction(NamedTuple):
 class Clap:
     """A CLAP model from a bundle, without PyTorch. Make one with `claprt.load`. Methods are thread-safe."""
 
-    def __init__(self, bundle: Bundle, backend: str, variant: str, threads: int | None) -> None:
-        self._bundle, self._backend, self._variant, self._threads = bundle, backend, variant, threads
+    def __init__(
+        self,
+        bundle: Bundle,
+        choice: Choice,
+        variant: str,
+        threads: int | None,
+        device: int = 0,
+        log_mel: str | None = None,
+    ) -> None:
+        self._bundle, self._choice, self._variant, self._threads = bundle, choice, variant, threads
+        self._device, self._on_gpu = device, choice.backend != "ort-cpu"
+        self._log_mel = log_mel or ("cuda" if self._on_gpu else "cpu")
         # That all is there is checked now, the hashes of a tower's files before it is first used: many users need one
         # tower only, and hashing the other takes longer than loading this one.
         manifest = bundle.manifest
@@ -72,7 +87,7 @@ class Clap:
         self._text = Lazy(self._load_text)
 
     def __repr__(self) -> str:
-        return f"Clap({self.manifest.model.source!r}, backend={self._backend!r}, precision={self.precision!r})"
+        return f"Clap({self.manifest.model.source!r}, backend={self.backend!r}, precision={self.precision!r})"
 
     @property
     def manifest(self) -> Manifest:
@@ -82,7 +97,17 @@ class Clap:
     @property
     def backend(self) -> str:
         """The backend that runs ("auto" is resolved)."""
-        return self._backend
+        return self._choice.backend
+
+    @property
+    def backend_choice(self) -> str:
+        """The backend that runs, and why not those that "auto" likes better."""
+        return str(self._choice)
+
+    @property
+    def log_mel(self) -> str:
+        """Where log-Mel is computed: "cpu" or "cuda"."""
+        return self._log_mel
 
     @property
     def precision(self) -> str:
@@ -179,9 +204,10 @@ class Clap:
         vectors = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
         # Texts of like length share a run, so that little is computed for padding.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        for start in range(0, len(order), _TEXT_BATCH):
-            rows = order[start : start + _TEXT_BATCH]
-            ids, mask = tokenizer([texts[row] for row in rows], rows)
+        batch, multiple = (_GPU_TEXT_BATCH, _GPU_TOKENS) if self._on_gpu else (_CPU_TEXT_BATCH, 1)
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            ids, mask = tokenizer([texts[row] for row in rows], rows, multiple)
             vectors[rows] = engine.run({"input_ids": ids, "attention_mask": mask})
         return vectors
 
@@ -314,26 +340,27 @@ class Clap:
         return vectors
 
     def _load_audio(self) -> AudioEmbedder:
-        info = self.manifest.audio
-        inputs = ("input_features", "is_longer") if info.fusion else ("input_features",)
-        return AudioEmbedder(self._engine(info, inputs), info, self.embedding_dim, _CPU_AUDIO_BATCH)
+        info, engine = self.manifest.audio, self._engine("audio")
+        runner: ClipVectors
+        if self._log_mel == "cuda":
+            from claprt.engines.device import DeviceEngine
+            from claprt.gpu_clips import GpuClips
+
+            assert isinstance(engine, DeviceEngine)
+            runner = GpuClips(engine, info)
+        else:
+            runner = CpuClips(engine, info, _GPU_AUDIO_BATCH if self._on_gpu else _CPU_AUDIO_BATCH)
+        return AudioEmbedder(runner, info, self.embedding_dim)
 
     def _load_text(self) -> tuple[Tokenizer, Engine]:
         info = self.manifest.text
-        engine = self._engine(info, ("input_ids", "attention_mask"))
-        return Tokenizer(self._bundle.verified(info.tokenizer), info), engine
+        return Tokenizer(self._bundle.verified(info.tokenizer), info), self._engine("text")
 
     def _graph_files(self, info: AudioInfo | TextInfo) -> tuple[FileEntry, ...]:
         return info.variants[self._variant].files
 
-    def _engine(self, info: AudioInfo | TextInfo, inputs: tuple[str, ...]) -> Engine:
-        entries = self._graph_files(info)
-        files = [self._bundle.located(entry) for entry in entries]
-        # The engine notes what the files are before they are hashed, and looks again when it reads them.
-        engine = load_engine(self._backend, files, inputs, self.embedding_dim, self._threads)
-        for entry in entries:
-            self._bundle.verified(entry)
-        return engine
+    def _engine(self, tower: str) -> Engine:
+        return load_engine(self._bundle, tower, self._variant, self.backend, device=self._device, threads=self._threads)
 
 
 def load(
@@ -341,6 +368,8 @@ def load(
     backend: str = "auto",
     precision: str | None = None,
     threads: int | None = None,
+    device: int = 0,
+    log_mel: str | None = None,
 ) -> Clap:
     """Load a bundle.
 
@@ -349,42 +378,72 @@ def load(
 
     Args:
         path: the bundle's directory.
-        backend: "ort-cpu", or "auto" for the best one that can run here (`claprt doctor` lists them; the choice is
-            logged to the logger "claprt" and is `Clap.backend`). A backend asked for by name runs or is an error.
+        backend: "tensorrt", "tensorrt-rtx", "ort-cuda", "ort-cpu", or "auto" for the first of them that can run this
+            bundle here (`claprt doctor` lists them; the choice and its reasons are logged to the logger "claprt" and
+            are `Clap.backend_choice`). A backend asked for by name runs or is an error. The first two need engines:
+            `claprt engine` builds them.
         precision: "fp32", "fp16" or "int8", as far as the bundle has it; None is FP32. INT8 on a CPU is the variant
             "int8-cpu"; FP16 runs there too, no faster than FP32.
         threads: CPU threads; None takes the cores that this process may use. They share the work on a single clip; of
             many, each takes one at a time, with its own memory (40 MB for a full-size tower).
+        device: CUDA's number of the GPU.
+        log_mel: where log-Mel is computed, "cpu" or "cuda"; None is where the towers run.
 
     Raises:
         BundleNotFoundError: no bundle there.
         BundleError: the manifest is not valid, or a file is missing or has another size.
-        BackendError: the backend cannot run here.
-        OptionError: an unknown backend, a precision that the bundle lacks, or a bad number of threads.
+        BackendError: the backend cannot run here, or there is no engine for it.
+        OptionError: an unknown backend, a precision that the bundle lacks, or a bad number of threads or device.
     """
     if threads is not None and (type(threads) is not int or not 1 <= threads <= _MAX_THREADS):
         raise OptionError(
             f"bad number of threads: {threads!r}; pass an integer from 1 to {_MAX_THREADS}, or None for all cores"
         )
-    chosen = choose_backend(backend)
+    if type(device) is not int or device < 0:
+        raise OptionError(f"bad device: {device!r}; pass CUDA's number of a GPU, from 0")
+    if log_mel is not None and log_mel not in _LOG_MELS:
+        raise OptionError(f"bad log_mel: {log_mel!r}; choose {' or '.join(_LOG_MELS)}, or None")
+    if backend != "auto":
+        choose_backend(backend, device)  # one that cannot run at all is the first thing to know
     bundle = open_bundle(path)
+    name = _precision(bundle, precision)
+    manifest = bundle.manifest
+
+    def why_not_ready(candidate: str) -> str | None:
+        variant = manifest.variant_for(name, cpu=candidate == "ort-cpu")
+        if variant is None:
+            return f"the bundle has {name} for CPUs only; build it again, or use ort-cpu"
+        reasons = [why_no_engine(bundle, tower, variant, candidate, device) for tower in TOWERS]
+        lacking = [reason for reason in reasons if reason is not None]
+        # One tower is enough for who names the backend, and uses that one only.
+        return lacking[0] if len(lacking) > (0 if backend == "auto" else 1) else None
+
+    choice = choose_backend(backend, device, why_not_ready)
+    if choice.backend == "ort-cpu" and log_mel == "cuda":
+        raise OptionError("log_mel is 'cuda' and the backend ort-cpu; log-Mel is computed there where the towers run")
+    variant = manifest.variant_for(name, cpu=choice.backend == "ort-cpu")
+    assert variant is not None
+    reasons = "".join(f"; not {passed}: {reason}" for passed, reason in choice.passed_over)
+    _log.info("%s: backend %s (asked for: %s), variant %s%s", path, choice.backend, backend, variant, reasons)
+    return Clap(bundle, choice, variant, threads, device, log_mel)
+
+
+def _precision(bundle: Bundle, precision: str | None) -> str:
+    """The precision to run, which the bundle has."""
     available = bundle.manifest.precisions
-    name = precision
-    if name is None:
+    if precision is None:
         if "fp32" not in available:
-            raise OptionError(f"the bundle has no fp32: {path}: it has {', '.join(available)}; name one as precision")
-        name = "fp32"
-    if name not in PRECISIONS:
-        raise OptionError(f"unknown precision: {name!r}; choose one of {', '.join(PRECISIONS)}")
-    if name not in available:
-        raise OptionError(f"the bundle has no {name}: {path}: it has {', '.join(available)}; build it with {name}")
-    variant = bundle.manifest.variant_for(name, cpu=chosen == "ort-cpu")
-    if variant is None:
+            raise OptionError(
+                f"the bundle has no fp32: {bundle.path}: it has {', '.join(available)}; name one as precision"
+            )
+        return "fp32"
+    if precision not in PRECISIONS:
+        raise OptionError(f"unknown precision: {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if precision not in available:
         raise OptionError(
-            f"the bundle has {name} for CPUs only: {path}: the backend is {chosen}; build it again, or use ort-cpu"
+            f"the bundle has no {precision}: {bundle.path}: it has {', '.join(available)}; build it with {precision}"
         )
-    _log.info("%s: backend %s (asked for: %s), variant %s", path, chosen, backend, variant)
-    return Clap(bundle, chosen, variant, threads)
+    return precision
 
 
 def load_variant(path: str | os.PathLike[str], variant: str, threads: int | None = None) -> Clap:

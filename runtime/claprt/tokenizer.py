@@ -52,7 +52,7 @@ class Tokenizer:
             )
 
     def __call__(
-        self, texts: Sequence[str], numbers: Sequence[int] | None = None
+        self, texts: Sequence[str], numbers: Sequence[int] | None = None, multiple: int = 1
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokenize texts.
 
@@ -60,9 +60,10 @@ class Tokenizer:
             texts: at least one; none empty. A text longer than the tower's limit keeps its first tokens and its </s>,
                 and a `ClaprtWarning` says so.
             numbers: what warnings call the texts; None counts them from 0.
+            multiple: pad to a multiple of this, at most to the tower's limit, so that few lengths come up.
 
         Returns:
-            `input_ids` and `attention_mask`, both (texts, longest) int64, padded on the right.
+            `input_ids` and `attention_mask`, both (texts, tokens) int64, padded on the right.
 
         Raises:
             TextError: a text is not a string, is empty, is not valid Unicode, or has over 100,000 characters of white
@@ -81,7 +82,7 @@ class Tokenizer:
                     stacklevel=3,  # who called `Clap.embed_text`
                 )
             rows.append(ids)
-        longest = max(map(len, rows))
+        longest = min(-(-max(map(len, rows)) // multiple) * multiple, self._info.max_tokens)
         input_ids = np.full((len(rows), longest), self._info.pad_id, dtype=np.int64)
         attention_mask = np.zeros((len(rows), longest), dtype=np.int64)
         for row, ids in enumerate(rows):

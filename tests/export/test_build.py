@@ -15,7 +15,7 @@ import pytest
 import claprt
 from claprt.bundle import open_bundle
 from claprt.errors import AudioError, BundleError, ClaprtError, ExportError, OptionError
-from claprt_export import graph, parity
+from claprt_export import comparison, graph, parity
 from claprt_export.build import build
 from claprt_export.checkpoint import load_checkpoint
 from claprt_export.demo import sounds
@@ -55,12 +55,12 @@ def test_recordings_and_speech_are_embedded_as_transformers_does(
     source = load_checkpoint("demo")
     clap = claprt.load(demo_bundle)
     waveforms = [
-        parity._read(path, source.log_mel, seconds=10.0)
+        comparison._read(path, source.log_mel, seconds=10.0)
         for path in [*sorted(shared_audio.glob("*.ogg")), *sorted(shared_fsdd.glob("*_3.wav"))[:10]]
     ]
     found = clap.embed_audio(list(waveforms), sampling_rate=48_000)
     expected = np.stack([parity.reference_audio(source, waveform) for waveform in waveforms])
-    assert parity.Comparison.of(found, expected).within_fp32_bounds()
+    assert comparison.Comparison.of(found, expected).within_fp32_bounds()
 
 
 def test_missed_bound_leaves_nothing_behind(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,9 @@ from transformers import AutoTokenizer
 import claprt
 from claprt.cli.main import main
 from claprt.errors import CheckpointError, OptionError
-from claprt_export import parity
 from claprt_export.build import build
 from claprt_export.checkpoint import Checkpoint, load_checkpoint
+from claprt_export.comparison import Comparison
 from claprt_export.demo import CHECKPOINTS
 from claprt_export.random_checkpoint import random_model
 from tests.export.laion_writer import Weights, laion_model, laion_state_dict, roberta_of, save_laion
@@ -215,9 +215,9 @@ def test_bundle_embeds_sounds_as_transformers_does_after_laions_round_trip(
             with torch.inference_mode():
                 output = model.get_audio_features(inputs["input_features"], torch.zeros(1, 1, dtype=torch.bool))
             vectors.append(output.pooler_output[0].numpy())
-    comparison = parity.Comparison.of(found, np.stack(expected))
+    comparison = Comparison.of(found, np.stack(expected))
     assert comparison.within_fp32_bounds(), str(comparison)
-    assert not parity.Comparison.of(found, np.stack(without)).within_fp32_bounds()  # the switch is what does it
+    assert not Comparison.of(found, np.stack(without)).within_fp32_bounds()  # the switch is what does it
 
 
 def test_bundle_embeds_texts_as_laions_text_tower_does(written: tuple[Any, Path], bundle: Path) -> None:
@@ -230,7 +230,7 @@ def test_bundle_embeds_texts_as_laions_text_tower_does(written: tuple[Any, Path]
     with torch.inference_mode():
         pooled = roberta_of(model)(tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
         expected = torch.nn.functional.normalize(second(torch.relu(first(pooled))), dim=-1).numpy()
-    comparison = parity.Comparison.of(claprt.load(bundle).embed_text(texts), expected)
+    comparison = Comparison.of(claprt.load(bundle).embed_text(texts), expected)
     assert comparison.within_fp32_bounds(), str(comparison)
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from claprt_export.parity import Comparison, reference_tower
+from claprt_export.comparison import Comparison
+from claprt_export.parity import reference_tower
 from tests.export.helpers import Exported, features_of
 
 Export = Callable[[str, bool], Exported]

@@ -107,7 +107,7 @@ def test_bounds_on_real_recordings(
     for variant, (audio_bound, text_bound) in VARIANTS.items():
         clap = load_variant(path, variant)
         assert cosines(clap.embed_text(TEXTS), text).min() >= text_bound, variant
-        engine = clap._load_audio()._engine
+        engine = clap._engine("audio")
         inputs = {"input_features": features.numpy()} | ({"is_longer": longer.numpy()} if fused else {})
         rows = [engine.run({k: v[i : i + 1] for k, v in inputs.items()})[0] for i in range(len(clips))]
         assert cosines(np.stack(rows), audio).min() >= audio_bound, variant

@@ -14,10 +14,10 @@ import pytest
 import soundfile
 from onnx import numpy_helper
 
-from claprt_export import parity
+from claprt_export import comparison
 from claprt_export import verify as verify_module
+from claprt_export.comparison import verification_sounds
 from claprt_export.demo import sounds
-from claprt_export.parity import verification_sounds
 from claprt_export.random_checkpoint import save_random_checkpoint
 from claprt_export.ranking import Agreement
 from tests.runtime.cli_helpers import Cli
@@ -128,9 +128,9 @@ def test_a_variant_that_the_bundle_lacks(cli: Cli, demo_bundle: Path, tmp_path: 
     assert "fp32, fp16, int8-cpu" in error
 
 
-def verification(audio: float, text: float, max_abs: float = 0.0, top1: float = 1.0) -> parity.Verification:
-    sounds_, texts = (parity.Comparison(3, cosine, cosine, max_abs, 0.5) for cosine in (audio, text))
-    return parity.Verification("", sounds_, texts, Agreement(top1, top1, top1, top1, top1))
+def verification(audio: float, text: float, max_abs: float = 0.0, top1: float = 1.0) -> comparison.Verification:
+    sounds_, texts = (comparison.Comparison(3, cosine, cosine, max_abs, 0.5) for cosine in (audio, text))
+    return comparison.Verification("", sounds_, texts, Agreement(top1, top1, top1, top1, top1))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 import claprt
+from claprt.cpu_clips import CpuClips
 from claprt.embedder import AudioEmbedder
 from claprt.engines.ort import OrtEngine
 from claprt.errors import AudioError, AudioNotFoundError, BackendError, BundleError
@@ -66,7 +67,7 @@ class Tower:
         return vectors
 
     def embedder(self) -> AudioEmbedder:
-        return AudioEmbedder(self, INFO, TINY.n_mels, batch_size=1)
+        return AudioEmbedder(CpuClips(self, INFO, batch_size=1), INFO, TINY.n_mels)
 
     @property
     def runs(self) -> tuple[int, int]:

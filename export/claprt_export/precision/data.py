@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from claprt import recipes
 from claprt.audio_io import open_audio
-from claprt.errors import AudioError, TextError
+from claprt.errors import TextError
 from claprt.log_mel import LogMel
 from claprt_export import sentences
 from claprt_export.checkpoint import Checkpoint
+from claprt_export.comparison import find_sounds
 from claprt_export.demo import captions, sounds
 
 MAX_CLIPS = 96
 MAX_TEXTS = 512
-SOUND_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus"}
 _CLIPS_PER_RECORDING = 4
 _CLIPS_HEARD = 60  # of a recording, before some of them are chosen
 # Texts that a tower is judged on at once: one alone keeps two cores waiting for its weights.
@@ -83,18 +83,6 @@ def calibration_set(checkpoint: Checkpoint, directory: Path | None) -> Calibrati
             digest.update(f"{list(tensor.shape)}".encode())
             digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
     return CalibrationSet(description, digest.hexdigest(), audio, text)
-
-
-def find_sounds(directory: Path) -> list[Path]:
-    """All recordings below a directory, in order of their names.
-
-    Raises:
-        AudioError: there are none.
-    """
-    paths = sorted(p for p in directory.rglob("*") if p.suffix.lower() in SOUND_SUFFIXES and p.is_file())
-    if not paths:
-        raise AudioError(f"no recordings: {directory}: no file ends in {', '.join(sorted(SOUND_SUFFIXES))}")
-    return paths
 
 
 def tower_batch(checkpoint: Checkpoint, clip: recipes.Clip, log_mel: LogMel) -> Batch:

@@ -135,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_classify(commands)
     _add_embed(commands)
+    _add_engine_command(commands)
     _add_doctor(commands)
     return parser
 
@@ -256,6 +257,38 @@ def _add_embed(commands: _Commands[argparse.ArgumentParser]) -> None:
     embed.set_defaults(run=_embed)
 
 
+def _add_engine_command(commands: _Commands[argparse.ArgumentParser]) -> None:
+    engine = commands.add_parser(
+        "engine",
+        help="build TensorRT engines of a bundle (needs claprt[tensorrt] or claprt[rtx])",
+        description="Build TensorRT engines of a bundle's graphs, for the GPU here, and compare each with the FP32 "
+        "graph on the CPU; one that misses its bound is not kept. With --rtx and --compute-capability no GPU is "
+        "needed: run the same command on the user's GPU to finish and verify them.",
+        epilog=_EPILOG,
+    )
+    engine.add_argument("bundle", metavar="BUNDLE", type=Path, help="the bundle's directory; engines go into it")
+    engine.add_argument("--rtx", action="store_true", help="use TensorRT for RTX")
+    engine.add_argument("--precision", metavar="LIST", default="fp16", help="of fp32, fp16, int8 (fp16)")
+    engine.add_argument("--tower", metavar="LIST", default="audio,text", help="of audio, text (both)")
+    engine.add_argument("--batch", metavar="LIST", default="1,8,64", help="batches to tune for (1,8,64)")
+    engine.add_argument("--tokens", metavar="LIST", default="16,77", help="lengths of texts to tune for (16,77)")
+    engine.add_argument(
+        "--compute-capability", metavar="LIST", help="with --rtx: build for these, such as 8.6,8.9,12.0"
+    )
+    engine.add_argument("--workspace", metavar="MIB", type=_positive, help="device memory for one layer, at most")
+    engine.add_argument("--optimization-level", metavar="N", type=int, help="0 to 5: how long to search")
+    engine.add_argument("--hardware-compatible", action="store_true", help="run on every GPU since Ampere; slower")
+    engine.add_argument(
+        "--version-compatible", action="store_true", help="run on later versions too, of the same major"
+    )
+    engine.add_argument("--audio", metavar="DIR", type=Path, help="verify on the recordings in DIR too")
+    engine.add_argument("--force", action="store_true", help="build again what is there")
+    engine.add_argument("--list", action="store_true", help="list the engines that the bundle has, and build none")
+    _add_device(engine)
+    _add_json(engine)
+    engine.set_defaults(run=_engine)
+
+
 def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
     doctor = commands.add_parser(
         "doctor",
@@ -277,6 +310,11 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: fp32")
     parser.add_argument("--threads", metavar="N", type=_positive, help="CPU threads (default: all usable cores)")
+    _add_device(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="N", type=_natural, default=0, help="CUDA's number of the GPU (0)")
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -287,6 +325,10 @@ def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def _natural(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
 
 
 # Each command's module is loaded only when it runs: `claprt --help` needs none of them.
@@ -320,6 +362,12 @@ def _embed(args: argparse.Namespace) -> int:
     from claprt.cli.sounds import run_embed
 
     return run_embed(args)
+
+
+def _engine(args: argparse.Namespace) -> int:
+    from claprt.cli.engine import run_engine
+
+    return run_engine(args)
 
 
 def _doctor(args: argparse.Namespace) -> int:

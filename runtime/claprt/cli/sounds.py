@@ -23,7 +23,7 @@ _LINES_MAX_BYTES = 64 << 20
 def run_classify(args: argparse.Namespace) -> int:
     """Print a table or a JSON object with the best labels of each file."""
     labels = _read_lines(args.labels_file) if args.labels_file else _split_labels(args.labels)
-    clap = load(args.bundle, args.backend, args.precision, args.threads)
+    clap = load(args.bundle, args.backend, args.precision, args.threads, args.device)
     known = clap.embed_labels(labels, args.template or DEFAULT_TEMPLATE)
     done, vectors, errors = _embed_files(clap, args.files, args.recipe)
     ranked = clap.rank(vectors, known)
@@ -58,7 +58,7 @@ def run_embed(args: argparse.Namespace) -> int:
     if args.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
         raise OptionError(f"the vectors cannot be written: {args.output}; choose a file in a directory that exists")
     texts = _read_lines(args.texts_file) if args.texts_file else None
-    clap = load(args.bundle, args.backend, args.precision, args.threads)
+    clap = load(args.bundle, args.backend, args.precision, args.threads, args.device)
     errors: list[dict[str, str]] = []
     if texts is not None:
         names, vectors = texts, clap.embed_text(texts)

@@ -123,6 +123,7 @@ class Slot:
         address, found = self._device.get(name, (0, 0))
         if size > found:
             if address:
+                self.settle()
                 del self._device[name]
                 self.launcher.free(address)
             address = self.launcher.alloc(size)
@@ -154,11 +155,17 @@ class Slot:
     def wait(self, rows: int) -> NDArray[np.float32]:
         """Wait for the last run; its vectors, (rows, dim) float32, a new array."""
         self.launcher.wait(self._done)
-        return self._pinned["output"][: 4 * rows * self.dim].view(np.float32).reshape(rows, self.dim).copy()
+        vectors: NDArray[np.float32] = self._pinned["output"][: 4 * rows * self.dim].view(np.float32)
+        return np.array(vectors.reshape(rows, self.dim), dtype=np.float32)
+
+    def settle(self) -> None:
+        """Wait for all that is under way."""
+        self.launcher.record(self._done, self.stream)
+        self.launcher.wait(self._done)
 
     def close(self) -> None:
         """Give the device memory back, after what is under way."""
-        self.launcher.wait(self._done)
+        self.settle()
         if self._context is not None:
             self._context.close()
             self._context = None
@@ -286,7 +293,7 @@ class DeviceEngine:
         while True:
             try:
                 return Slot(self.launcher, self.tower, self.dim, self._most)
-            except DeviceMemoryError as error:
+            except DeviceMemoryError as error:  # noqa: PERF203
                 self.shrink(self._most, error)
 
 
@@ -298,7 +305,9 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except DeviceMemoryError as error:
-        raise BackendError(f"the GPU's memory does not suffice: {what}: {error}; free some, or use smaller batches") from error
+        raise BackendError(
+            f"the GPU's memory does not suffice: {what}: {error}; free some, or use smaller batches"
+        ) from error
     except KernelError as error:
         raise BackendError(
             f"the GPU failed: {what}: {error}; if that goes on, start the process again, and see what nvidia-smi says"

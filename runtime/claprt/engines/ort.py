@@ -79,7 +79,7 @@ class OrtEngine:
             result: NDArray[np.float32] = session.run(None, dict(inputs))[0]
         except Exception as error:
             shapes = {name: value.shape for name, value in inputs.items()}
-            raise BackendError(f"ONNX Runtime failed on inputs of shape {shapes}: {_first_line(error)}") from error
+            raise BackendError(f"ONNX Runtime failed on inputs of shape {shapes}: {first_line(error)}") from error
         return result
 
     def _make_lane(self) -> OrtEngine:
@@ -108,7 +108,7 @@ class OrtEngine:
                 session: Any = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise BundleError(
-                f"ONNX Runtime {ort.__version__} cannot load the graph: {self._graph}: {_first_line(error)}; "
+                f"ONNX Runtime {ort.__version__} cannot load the graph: {self._graph}: {first_line(error)}; "
                 "build the bundle again, or install a newer onnxruntime"
             ) from error
         found = tuple(value.name for value in session.get_inputs())
@@ -148,5 +148,6 @@ def _stamp(files: Sequence[Path]) -> list[tuple[int, ...]]:
     return stamps
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, for quoting in ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

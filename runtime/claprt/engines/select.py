@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from claprt.engines.base import Engine
 from claprt.errors import BackendError, OptionError
 
 # In the order in which "auto" prefers them.
@@ -24,16 +22,73 @@ class BackendStatus:
     reason: str
 
 
-def backend_status(name: str) -> BackendStatus:
+@dataclass(frozen=True)
+class Choice:
+    """The backend that was chosen, and why not those that "auto" likes better: (name, reason) pairs."""
+
+    backend: str
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        reasons = "".join(f"; not {name}: {reason}" for name, reason in self.passed_over)
+        return f"{self.backend}{reasons}"
+
+
+def backend_status(name: str, device: int = 0) -> BackendStatus:
     """The state of one backend on this machine. Never raises for a known name.
+
+    Args:
+        name: one of `BACKENDS`.
+        device: CUDA's number of the GPU.
 
     Raises:
         OptionError: there is no backend of that name.
     """
     if name not in BACKENDS:
         raise OptionError(f"unknown backend: {name!r}; choose one of auto, {', '.join(BACKENDS)}")
-    if name != "ort-cpu":
-        return BackendStatus(name, False, "not in this version of claprt")
+    if name == "ort-cpu":
+        return _on_cpu()
+    lacks: list[str] = []
+    # The driver first: it is asked quickly, and without one the libraries are not worth loading.
+    found = [_or_lack(lacks, lambda: _gpu(device))]
+    found += [_or_lack(lacks, lambda: _library(name, load=not lacks)), _or_lack(lacks, _launcher)]
+    if not lacks and name == "ort-cuda":
+        from claprt.engines.ort_cuda import why_unusable
+
+        reason = why_unusable(device)
+        if reason is not None:
+            lacks.append(reason)
+    return BackendStatus(name, not lacks, "; ".join(lacks) or ", ".join(found))
+
+
+def choose_backend(
+    name: str, device: int = 0, why_not_ready: Callable[[str], str | None] = lambda backend: None
+) -> Choice:
+    """The backend that `name` stands for; "auto" takes the first usable one.
+
+    Args:
+        name: of a backend, or "auto".
+        device: CUDA's number of the GPU.
+        why_not_ready: why a usable backend cannot run what is wanted (there is no engine of it, say); None if it can.
+
+    Raises:
+        OptionError: no backend of that name.
+        BackendError: it cannot run here, with the reason; for "auto", the reasons of all.
+    """
+    passed_over: list[tuple[str, str]] = []
+    for candidate in BACKENDS if name == "auto" else (name,):
+        state = backend_status(candidate, device)
+        reason = why_not_ready(candidate) if state.usable else state.reason
+        if reason is None:
+            return Choice(candidate, tuple(passed_over))
+        passed_over.append((candidate, reason))
+    if name != "auto":
+        raise BackendError(f"the backend cannot run here: {name}: {passed_over[0][1]}")
+    raise BackendError(f"no backend can run here: {'; '.join(': '.join(pair) for pair in passed_over)}")
+
+
+def _on_cpu() -> BackendStatus:
+    name = "ort-cpu"
     if importlib.util.find_spec("onnxruntime") is None:
         return BackendStatus(name, False, "onnxruntime is not installed: pip install 'claprt[cpu]'")
     try:
@@ -44,30 +99,35 @@ def backend_status(name: str) -> BackendStatus:
     return BackendStatus(name, True, f"onnxruntime {version}")
 
 
-def choose_backend(name: str) -> str:
-    """The backend that `name` stands for; "auto" takes the first usable one.
-
-    Raises:
-        OptionError: no backend of that name.
-        BackendError: it cannot run here, with the reason; for "auto", the reasons of all.
-    """
-    if name == "auto":
-        states = [backend_status(candidate) for candidate in BACKENDS]
-        for state in states:
-            if state.usable:
-                return state.name
-        reasons = "; ".join(f"{state.name}: {state.reason}" for state in states)
-        raise BackendError(f"no backend can run here: {reasons}")
-    state = backend_status(name)
-    if not state.usable:
-        raise BackendError(f"the backend cannot run here: {name}: {state.reason}")
-    return name
+def _or_lack(lacks: list[str], ask: Callable[[], str]) -> str:
+    try:
+        return ask()
+    except BackendError as error:
+        lacks.append(str(error))
+        return ""
 
 
-def load_engine(backend: str, files: Sequence[Path], inputs: tuple[str, ...], dim: int, threads: int | None) -> Engine:
-    """Make the engine of one tower, of its graph and the files of its weights, with a backend of `choose_backend`."""
-    if backend == "ort-cpu":
-        from claprt.engines.ort import OrtEngine
+def _library(backend: str, load: bool) -> str:
+    if backend == "ort-cuda":
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise BackendError("onnxruntime is not installed: pip install 'claprt[gpu]'")
+        return "onnxruntime"
+    from claprt.engines.tensorrt.library import installed_module, load_library
 
-        return OrtEngine(files, inputs, dim, threads)
-    raise BackendError(f"the backend cannot run here: {backend}: {backend_status(backend).reason}")
+    return load_library(backend).title if load else installed_module(backend)
+
+
+def _gpu(device: int) -> str:
+    from claprt.gpu import find_gpu
+
+    return find_gpu(device).name
+
+
+def _launcher() -> str:
+    for package, module in (("cuda-bindings", "cuda.bindings"), ("PyCUDA", "pycuda")):
+        try:
+            if importlib.util.find_spec(module) is not None:
+                return package
+        except ModuleNotFoundError:  # a package above it  # noqa: PERF203
+            continue
+    raise BackendError("neither cuda-bindings nor PyCUDA is installed; pip install 'claprt[gpu]'")

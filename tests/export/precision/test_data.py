@@ -13,9 +13,10 @@ import torch
 
 from claprt.errors import AudioError, TextError
 from claprt_export.checkpoint import Checkpoint
+from claprt_export.comparison import find_sounds
 from claprt_export.demo import sounds
 from claprt_export.precision import data
-from claprt_export.precision.data import by_length, calibration_set, find_sounds, select, text_batches, waveform_batches
+from claprt_export.precision.data import by_length, calibration_set, select, text_batches, waveform_batches
 from claprt_export.towers import TextTower
 
 Tiny = Callable[[bool], Checkpoint]

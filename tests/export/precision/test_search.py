@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from claprt.errors import ExportError
 from claprt_export import build as build_module
-from claprt_export import parity, variants
+from claprt_export import comparison, variants
 from claprt_export.build import build
-from claprt_export.parity import Bound
+from claprt_export.comparison import Bound
 from claprt_export.precision import search
 from claprt_export.precision.int8 import with_weights_of
 from claprt_export.precision.observe import observe
@@ -263,7 +263,7 @@ def test_a_bound_that_nothing_holds(
 
 def test_a_build_that_cannot_hold_a_bound_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = save_random_checkpoint(tmp_path / "checkpoint", "tiny")
-    monkeypatch.setitem(parity.BOUNDS, "fp16", Bound(1.5, 0.9999))
+    monkeypatch.setitem(comparison.BOUNDS, "fp16", Bound(1.5, 0.9999))
     monkeypatch.setattr(build_module, "_JUDGED", 2)
     with pytest.raises(ExportError, match="fp16 cannot hold its bound: audio tower"):
         build(str(source), tmp_path / "bundle", precisions=("fp16",))
@@ -272,7 +272,7 @@ def test_a_build_that_cannot_hold_a_bound_leaves_nothing(tmp_path: Path, monkeyp
 
 def test_bounds_are_the_promised_ones() -> None:
     """What the README promises of each variant."""
-    assert {name: (b.audio, b.text) for name, b in parity.BOUNDS.items()} == {
+    assert {name: (b.audio, b.text) for name, b in comparison.BOUNDS.items()} == {
         "fp32": (0.999999, 0.999999),
         "fp16": (0.9999, 0.9999),
         "int8": (0.9995, 0.999),

@@ -31,7 +31,7 @@ class BuildOptions:
         optimization_level: 0 … 5, how long the builder searches; None is the library's own default.
         hardware_compatible: run on every GPU since Ampere, not on the builder's kind alone. Slower. TensorRT only.
         version_compatible: run on later versions of the same major version too. Slower to load. TensorRT only.
-        compute_capabilities: such as ("8.6", "12.0"): what to build for, instead of the GPU here. TensorRT for RTX only.
+        compute_capabilities: such as ("8.6", "12.0"): what to build for, not the GPU here. TensorRT for RTX only.
     """
 
     workspace_mib: int | None = None

@@ -90,7 +90,9 @@ class EngineKey:
         texts = {name: _text(values[name]) for name in ("backend", "version", "tower", "variant", "graph_sha256")}
         profiles = []
         for shapes in values["profiles"]:
-            triples = {name: tuple(tuple(int(size) for size in shape) for shape in three) for name, three in shapes.items()}
+            triples = {
+                name: tuple(tuple(int(size) for size in shape) for shape in three) for name, three in shapes.items()
+            }
             if not triples or any(len(three) != 3 for three in triples.values()):
                 raise ValueError("a profile without three shapes")
             profiles.append(Profile({name: (three[0], three[1], three[2]) for name, three in triples.items()}))
@@ -129,7 +131,12 @@ def graph_hash(variant: Variant) -> str:
 
 
 def make_key(
-    library: Library, gpu: Gpu | None, tower: str, name: str, variant: Variant, profiles: Sequence[Profile],
+    library: Library,
+    gpu: Gpu | None,
+    tower: str,
+    name: str,
+    variant: Variant,
+    profiles: Sequence[Profile],
     options: BuildOptions,
 ) -> EngineKey:
     """The key of an engine that would be built now. `gpu` may be None only where `options` says what to build for."""
@@ -232,6 +239,22 @@ def read_plan(bundle: Bundle, record: EngineRecord) -> bytes:
     return data
 
 
+def read_compiled(bundle: Bundle, record: EngineRecord, gpu: Gpu) -> bytes:
+    """What TensorRT for RTX has compiled for this GPU and driver; b"" if there is nothing, or not what is recorded.
+
+    It only saves time: the library compiles again what it does not have.
+    """
+    noted = record.verification.get(gpu.name, {}).get("compiled")
+    if not isinstance(noted, Mapping) or noted.get("driver") != gpu.driver:
+        return b""
+    path = bundle.path / ENGINES_DIR / record.key.name / _compiled_name(gpu)
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return b""
+    return data if hashlib.sha256(data).hexdigest() == noted.get("sha256") else b""
+
+
 @contextlib.contextmanager
 def writing(bundle: Bundle) -> Iterator[Path]:
     """The engines' directory, for this process alone; another one that writes is waited for.
@@ -283,18 +306,26 @@ def store(directory: Path, key: EngineKey, plan: bytes, provenance: Mapping[str,
     return record
 
 
-def note_verification(directory: Path, record: EngineRecord, gpu: Gpu, result: Mapping[str, Any]) -> EngineRecord:
-    """Record, inside of `writing`, how an engine did on a GPU.
+def note_verification(
+    directory: Path, record: EngineRecord, gpu: Gpu, result: Mapping[str, Any], compiled: bytes = b""
+) -> EngineRecord:
+    """Record, inside of `writing`, how an engine did on a GPU, and keep what was compiled there.
 
     Raises:
         BackendError: it cannot be written.
     """
-    noted = replace(record, verification={**record.verification, gpu.name: dict(result)})
+    noted = dict(result)
+    if compiled:
+        noted["compiled"] = {"sha256": hashlib.sha256(compiled).hexdigest(), "driver": gpu.driver}
+    changed = replace(record, verification={**record.verification, gpu.name: noted})
+    folder = directory / record.key.name
     try:
-        _write_record(directory / record.key.name, noted)
+        if compiled:
+            _write(folder / _compiled_name(gpu), compiled)
+        _write_record(folder, changed)
     except OSError as error:
         raise BackendError(f"the engine's record cannot be written: {directory}: {error.strerror}") from error
-    return noted
+    return changed
 
 
 def discard(directory: Path, record: EngineRecord) -> None:
@@ -308,6 +339,10 @@ def timing_file(directory: Path, library: Library, gpu: Gpu) -> Path:
     """Where the timing cache of this library on this GPU is kept."""
     name = hashlib.sha256(f"{library.version} {gpu.name} {gpu.compute_capability}".encode()).hexdigest()[:16]
     return directory / f".timing-{name}.cache"
+
+
+def _compiled_name(gpu: Gpu) -> str:
+    return f"compiled-{hashlib.sha256(gpu.name.encode()).hexdigest()[:16]}.cache"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -18,6 +18,7 @@ _MODULES = {
 }
 # Oldest version that works, and the first that is not known to.
 _VERSIONS = {"tensorrt": ((10, 3), (12,)), "tensorrt-rtx": ((1, 4), (2,))}
+_TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
 _INSTALL = {
     "tensorrt": "pip install 'claprt[tensorrt]'; on a Jetson it is part of JetPack",
     "tensorrt-rtx": "pip install 'claprt[rtx]'",
@@ -117,7 +118,7 @@ class Library:
     @property
     def title(self) -> str:
         """Its name and version, for messages."""
-        return f"{'TensorRT for RTX' if self.rtx else 'TensorRT'} {self.version}"
+        return f"{_TITLES[self.backend]} {self.version}"
 
 
 def load_library(backend: str) -> Library:
@@ -126,16 +127,27 @@ def load_library(backend: str) -> Library:
     Raises:
         BackendError: it is not installed, cannot be imported, or is of a version that claprt does not know.
     """
-    title = "TensorRT" if backend == "tensorrt" else "TensorRT for RTX"
-    found = [name for name in _MODULES[backend] if importlib.util.find_spec(name) is not None]
-    if not found:
-        raise BackendError(f"{title} is not installed: there is no module {_MODULES[backend][0]}; {_INSTALL[backend]}")
+    module = installed_module(backend)
     try:
-        trt = importlib.import_module(found[0])
+        trt = importlib.import_module(module)
     except Exception as error:  # a wheel without its libraries raises whatever the loader says
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BackendError(f"{title} cannot be imported: {found[0]}: {reason}; {_INSTALL[backend]}") from error
+        raise BackendError(f"{_TITLES[backend]} cannot be imported: {module}: {reason}; {_INSTALL[backend]}") from error
     return checked(backend, trt)
+
+
+def installed_module(backend: str) -> str:
+    """The name of a backend's module, which is not imported.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    for name in _MODULES[backend]:
+        if importlib.util.find_spec(name) is not None:
+            return name
+    raise BackendError(
+        f"{_TITLES[backend]} is not installed: there is no module {_MODULES[backend][0]}; {_INSTALL[backend]}"
+    )
 
 
 def checked(backend: str, trt: ModuleType) -> Library:

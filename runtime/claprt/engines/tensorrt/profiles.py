@@ -92,7 +92,7 @@ def text_profiles(manifest: Manifest, batches: Sequence[int], tokens: Sequence[i
                     (batch.low, batch.typical, batch.high), (length.low, length.typical, length.high), strict=True
                 )
             )
-            profiles.append(Profile({name: (shape[0], shape[1], shape[2]) for name in ("input_ids", "attention_mask")}))
+            profiles.append(Profile(dict.fromkeys(("input_ids", "attention_mask"), (shape[0], shape[1], shape[2]))))
     return tuple(profiles)
 
 

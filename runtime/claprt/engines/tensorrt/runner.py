@@ -15,7 +15,12 @@ from claprt.engines.tensorrt.library import Library, make_log
 from claprt.engines.tensorrt.profiles import Profile
 from claprt.errors import BackendError
 
-_TYPES = {"FLOAT": np.dtype(np.float32), "INT64": np.dtype(np.int64), "BOOL": np.dtype(np.bool_)}
+_UNKNOWN = np.dtype(np.object_)
+_TYPES: dict[str, np.dtype[Any]] = {
+    "FLOAT": np.dtype(np.float32),
+    "INT64": np.dtype(np.int64),
+    "BOOL": np.dtype(np.bool_),
+}
 _GRAPHS = 64  # CUDA graphs that one context keeps
 
 _log = logging.getLogger("claprt")
@@ -64,6 +69,8 @@ class TensorRtTower:
             )
         self._inputs, self.output_name = self._check(inputs, dim)
         self.profiles = [self._profile(index) for index in range(self.engine.num_optimization_profiles)]
+        self._config: Any
+        self._compiled: Any
         self._config, self._compiled = self._runtime_config(compiled) if library.rtx else (None, None)
 
     @property
@@ -154,17 +161,18 @@ class TensorRtTower:
         engine, mode = self.engine, self.library.trt.TensorIOMode.INPUT
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = {
-            name: _TYPES.get(engine.get_tensor_dtype(name).name, np.dtype(object))
+            name: _TYPES.get(engine.get_tensor_dtype(name).name, _UNKNOWN)
             for name in names
             if engine.get_tensor_mode(name) == mode
         }
         outputs = [name for name in names if name not in inputs]
         shape = tuple(engine.get_tensor_shape(outputs[0])) if len(outputs) == 1 else ()
         typed = shape[-1:] == (dim,) and engine.get_tensor_dtype(outputs[0]).name == "FLOAT"
-        if set(inputs) != set(expected) or np.dtype(object) in inputs.values() or not typed:
+        if set(inputs) != set(expected) or _UNKNOWN in inputs.values() or not typed:
             raise BackendError(
-                f"the engine is not the tower that the manifest describes: inputs {sorted(inputs)}, outputs {outputs} of "
-                f"{shape}; expected {sorted(expected)} and one output of {dim}; build it again with claprt engine --force"
+                f"the engine is not the tower that the manifest describes: inputs {sorted(inputs)}, outputs {outputs} "
+                f"of {shape}; expected {sorted(expected)} and one output of {dim}; build it again with claprt engine "
+                "--force"
             )
         return {name: inputs[name] for name in expected}, outputs[0]
 

@@ -1,0 +1,297 @@
+"""What `claprt engine` does: build engines of a bundle's graphs, verify each on the spot, keep those that hold.
+
+Needs the bundle, a library and ONNX Runtime; neither torch nor the checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from claprt.bundle import Bundle, open_bundle
+from claprt.embedder import AudioEmbedder
+from claprt.engines.device import DeviceEngine
+from claprt.engines.load import TOWERS, open_engine
+from claprt.engines.tensorrt import cache
+from claprt.engines.tensorrt.build import BuildOptions, build_plan, check_options
+from claprt.engines.tensorrt.cache import EngineKey, EngineRecord
+from claprt.engines.tensorrt.library import Library, load_library
+from claprt.engines.tensorrt.profiles import (
+    DEFAULT_BATCHES,
+    DEFAULT_TOKENS,
+    Profile,
+    audio_profiles,
+    text_profiles,
+)
+from claprt.errors import BackendError, OptionError
+from claprt.gpu import Gpu, find_gpu
+from claprt.gpu_clips import GpuClips
+from claprt.model import load_variant
+from claprt.progress import Progress
+from claprt.spec import PRECISIONS
+from claprt.tokenizer import Tokenizer
+from claprt_export.comparison import (
+    BOUNDS,
+    Comparison,
+    compared_recipe,
+    verification_sounds,
+    verification_texts,
+)
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What became of one engine.
+
+    Attributes:
+        tower, variant: of the graph.
+        state: "built", "there already" or "verified" (it was there, and has now run on this GPU).
+        record: the engine in the bundle's cache.
+        seconds: that it took to build; 0 for one that was there.
+        warnings: of the library.
+        verification: how it does on this GPU, None where it cannot run here.
+    """
+
+    tower: str
+    variant: str
+    state: str
+    record: EngineRecord
+    seconds: float
+    warnings: tuple[str, ...]
+    verification: dict[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "tower": self.tower,
+            "variant": self.variant,
+            "state": self.state,
+            "plan": asdict(self.record.plan),
+            "key": self.record.key.to_json(),
+            "seconds": round(self.seconds, 1),
+            "warnings": list(self.warnings),
+            "verification": self.verification,
+        }
+
+
+def build_engines(
+    path: Path,
+    *,
+    rtx: bool = False,
+    precisions: Sequence[str] = ("fp16",),
+    towers: Sequence[str] = TOWERS,
+    batches: Sequence[int] = DEFAULT_BATCHES,
+    tokens: Sequence[int] = DEFAULT_TOKENS,
+    options: BuildOptions | None = None,
+    recordings: Path | None = None,
+    device: int = 0,
+    force: bool = False,
+) -> list[EngineResult]:
+    """Build engines into a bundle's cache. One that is there and fits is not built again.
+
+    Args:
+        path: the bundle's directory, which must be writable.
+        rtx: with TensorRT for RTX instead of TensorRT.
+        precisions: of "fp32", "fp16", "int8".
+        towers: of "audio", "text".
+        batches: steps of the batch, ascending; see `claprt.engines.tensorrt.profiles`.
+        tokens: steps of the length of texts, ascending.
+        options: of the builder; None for its defaults.
+        recordings: a directory of sounds to verify on, besides those that claprt synthesises.
+        device: CUDA's number of the GPU.
+        force: build again what is there.
+
+    Returns:
+        A result for each precision and tower.
+
+    Raises:
+        OptionError: an option has a bad value, or the bundle lacks a precision.
+        BackendError: the library or the GPU is missing; the graph cannot be built; or an engine misses its bound
+            against the FP32 graph in ONNX Runtime. It is not kept then.
+    """
+    options = BuildOptions() if options is None else options
+    _check_names("precision", precisions, PRECISIONS)
+    _check_names("tower", towers, TOWERS)
+    bundle = open_bundle(path)
+    library = load_library("tensorrt-rtx" if rtx else "tensorrt")
+    check_options(library, options)
+    gpu = _gpu(library, options, device)
+    jobs = [
+        (tower, precision, _profiles(bundle, tower, batches, tokens)) for precision in precisions for tower in towers
+    ]
+    for tower, precision, _ in jobs:
+        variants = getattr(bundle.manifest, tower).variants
+        if precision not in variants:
+            raise OptionError(
+                f"the bundle has no {precision} for GPUs: {path}: it has {', '.join(variants)}; build it with "
+                f"{precision}"
+            )
+    check = _Check(bundle, recordings)
+    results = []
+    with cache.writing(bundle) as directory:
+        for tower, precision, profiles in jobs:
+            variant = getattr(bundle.manifest, tower).variants[precision]
+            key = cache.make_key(library, gpu, tower, precision, variant, profiles, options)
+            results.append(_one(bundle, directory, library, gpu, key, check, force))
+    return results
+
+
+def _one(
+    bundle: Bundle, directory: Path, library: Library, gpu: Gpu | None, key: EngineKey, check: _Check, force: bool
+) -> EngineResult:
+    variant = getattr(bundle.manifest, key.tower).variants[key.variant]
+    record, state, seconds = None if force else _existing(bundle, key), "there already", 0.0
+    warnings: tuple[str, ...] = ()
+    if record is None:
+        for entry in variant.files:
+            bundle.verified(entry)
+        timings = cache.timing_file(directory, library, gpu) if gpu is not None and not library.rtx else None
+        start = time.perf_counter()
+        built = build_plan(
+            library,
+            bundle.located(variant),
+            key.profiles,
+            key.options,
+            title=f"{key.tower} {key.variant}",
+            timings=timings.read_bytes() if timings is not None and timings.is_file() else b"",
+        )
+        seconds, state, warnings = time.perf_counter() - start, "built", built.warnings
+        record = cache.store(
+            directory,
+            key,
+            built.plan,
+            {
+                "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "seconds": round(seconds, 1),
+                "warnings": list(warnings),
+            },
+        )
+        if timings is not None and built.timings:
+            cache.write_atomically(timings, built.timings)
+    known = None if gpu is None else record.verification.get(gpu.name)
+    runs_here = gpu is not None and not cache.misfits(key, library, gpu, variant)
+    if not runs_here or (known is not None and known.get("driver") == gpu.driver):  # type: ignore[union-attr]
+        return EngineResult(key.tower, key.variant, state, record, seconds, warnings, known)
+    assert gpu is not None
+    try:
+        engine = open_engine(bundle, record, library, gpu)
+        result = check(engine, key.tower, key.variant)
+    except BaseException:
+        if state == "built":
+            cache.discard(directory, record)
+        raise
+    compiled = engine.tower.compiled_here()  # type: ignore[attr-defined]
+    record = cache.note_verification(directory, record, gpu, {**result, "driver": gpu.driver}, compiled)
+    return EngineResult(
+        key.tower, key.variant, "built" if state == "built" else "verified", record, seconds, warnings, result
+    )
+
+
+def _existing(bundle: Bundle, key: EngineKey) -> EngineRecord | None:
+    """The engine of this key, if the cache has it whole."""
+    try:
+        record = cache.read_record(bundle, key.name)
+        cache.read_plan(bundle, record)
+    except (BackendError, OSError, ValueError):
+        return None
+    return record
+
+
+def _gpu(library: Library, options: BuildOptions, device: int) -> Gpu | None:
+    """The GPU; None where it is not needed to build and there is none, or it is not one that is built for."""
+    if not options.compute_capabilities:
+        return find_gpu(device)
+    try:
+        return find_gpu(device)
+    except BackendError:
+        return None
+
+
+def _profiles(bundle: Bundle, tower: str, batches: Sequence[int], tokens: Sequence[int]) -> tuple[Profile, ...]:
+    if tower == "audio":
+        return audio_profiles(bundle.manifest, batches)
+    return text_profiles(bundle.manifest, batches, tokens)
+
+
+def _check_names(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise OptionError(f"unknown {what}: {name!r}; choose of {', '.join(known)}")
+    if not given:
+        raise OptionError(f"no {what} was given; choose of {', '.join(known)}")
+
+
+class _Check:
+    """Compares engines with the FP32 graphs in ONNX Runtime, which are run once."""
+
+    def __init__(self, bundle: Bundle, recordings: Path | None) -> None:
+        self._bundle, self._recordings = bundle, recordings
+        self._sounds: list[NDArray[np.float32]] = []
+        self._reference: dict[str, NDArray[np.float32]] = {}
+
+    def __call__(self, engine: DeviceEngine, tower: str, variant: str) -> dict[str, Any]:
+        """The comparison, for people.
+
+        Raises:
+            BackendError: the bound is missed; the message names the worst input.
+        """
+        manifest = self._bundle.manifest
+        if tower not in self._reference:
+            self._reference[tower] = self._expected(tower)
+        embed = self._embed_sounds if tower == "audio" else self._embed_texts
+        found, reference = embed(engine), self._reference[tower]
+        comparison = Comparison.of(found, reference)
+        bound = float(getattr(BOUNDS[variant], tower))
+        # An FP32 engine adds up in another order than the CPU: the cosine is the bound, not the largest difference.
+        if not comparison.worst_cosine >= bound:
+            worst = int(np.nanargmin(np.sum(found.astype(np.float64) * reference, axis=1)))
+            name = f"sound {worst}" if tower == "audio" else repr(verification_texts()[worst])
+            raise BackendError(
+                f"the {variant} engine of the {tower} tower misses its bound and is not kept: {comparison}; needed: "
+                f"worst cosine >= {bound}; the worst is {name}; run this tower on ONNX Runtime, and please report it"
+            )
+        return {"space_id": manifest.model.space_id, **asdict(comparison)}
+
+    def _waveforms(self) -> list[NDArray[np.float32]]:
+        if not self._sounds:
+            _, self._sounds = verification_sounds(self._bundle.manifest.audio.log_mel, self._recordings)
+        return self._sounds
+
+    def _expected(self, tower: str) -> NDArray[np.float32]:
+        """The FP32 graph's vectors, on the CPU."""
+        clap = load_variant(self._bundle.path, "fp32")
+        if tower == "text":
+            return clap.embed_text(verification_texts())
+        return self._over_sounds(lambda sound, recipe: clap.embed_audio(sound, recipe=recipe)[0], "FP32 on the CPU")
+
+    def _embed_sounds(self, engine: DeviceEngine) -> NDArray[np.float32]:
+        info = self._bundle.manifest.audio
+        embedder = AudioEmbedder(GpuClips(engine, info), info, self._bundle.manifest.model.embedding_dim)
+        return self._over_sounds(lambda sound, recipe: embedder.embed([sound], None, recipe)[1][0], "engine")
+
+    def _over_sounds(
+        self, embed: Callable[[NDArray[np.float32], str], NDArray[np.float32]], title: str
+    ) -> NDArray[np.float32]:
+        info, found = self._bundle.manifest.audio, []
+        with Progress(title, total=len(self._waveforms()), unit="sound") as bar:
+            for waveform in self._waveforms():
+                found.append(embed(waveform, compared_recipe(info.log_mel, info.fusion, waveform)))
+                bar.advance()
+        return np.stack(found)
+
+    def _embed_texts(self, engine: DeviceEngine) -> NDArray[np.float32]:
+        info = self._bundle.manifest.text
+        tokenizer = Tokenizer(self._bundle.verified(info.tokenizer), info)
+        texts = verification_texts()
+        rows = []
+        for text in texts:
+            ids, mask = tokenizer([text])
+            rows.append(engine.run({"input_ids": ids, "attention_mask": mask})[0])
+        return np.stack(rows)

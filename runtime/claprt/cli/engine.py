@@ -1,0 +1,101 @@
+"""`claprt engine`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from typing import Any
+
+from claprt.cli.output import print_json, print_table
+from claprt.engines.tensorrt.build import BuildOptions
+from claprt.errors import OptionError
+
+
+def run_engine(args: argparse.Namespace) -> int:
+    """Build engines and print what came of it; or list those that the bundle has."""
+    if args.list:
+        return _list(args)
+    results = importlib.import_module("claprt_export.engines").build_engines(
+        args.bundle,
+        rtx=args.rtx,
+        precisions=_names(args.precision),
+        towers=_names(args.tower),
+        batches=_steps(args.batch, "--batch"),
+        tokens=_steps(args.tokens, "--tokens"),
+        options=BuildOptions(
+            workspace_mib=args.workspace,
+            optimization_level=args.optimization_level,
+            hardware_compatible=args.hardware_compatible,
+            version_compatible=args.version_compatible,
+            compute_capabilities=_names(args.compute_capability) if args.compute_capability else (),
+        ),
+        recordings=args.audio,
+        device=args.device,
+        force=args.force,
+    )
+    if args.json:
+        print_json({"bundle": str(args.bundle), "engines": [result.to_json() for result in results]})
+        return 0
+    rows = [
+        [
+            result.variant,
+            result.tower,
+            result.state,
+            f"{result.record.plan.bytes / 1e6:.1f} MB",
+            f"{result.seconds:.0f} s" if result.seconds else "",
+            f"{result.verification['worst_cosine']:.7f}" if result.verification else "not run here",
+            result.record.key.gpu or "compute capability " + ", ".join(result.record.key.compute_capabilities),
+        ]
+        for result in results
+    ]
+    print_table(["variant", "tower", "engine", "size", "built in", "worst cosine", "for"], rows, right=(3, 4))
+    if any(result.verification is None for result in results):
+        print("Not run here: run claprt engine again on the GPU that it is for, which finishes and verifies it.")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from claprt.bundle import open_bundle
+    from claprt.engines.tensorrt.cache import records
+
+    found = list(records(open_bundle(args.bundle)))
+    if args.json:
+        engines: list[dict[str, Any]] = [
+            {
+                "key": record.key.to_json(),
+                "plan": record.plan.file,
+                "bytes": record.plan.bytes,
+                "verification": dict(record.verification),
+                "provenance": dict(record.provenance),
+            }
+            for record in found
+        ]
+        print_json({"bundle": str(args.bundle), "engines": engines})
+        return 0
+    if not found:
+        print(f"{args.bundle} has no engines; claprt engine {args.bundle} builds them")
+        return 0
+    rows = [
+        [
+            record.key.variant,
+            record.key.tower,
+            f"{record.key.backend} {record.key.version}",
+            f"{record.plan.bytes / 1e6:.1f} MB",
+            record.key.gpu or "compute capability " + ", ".join(record.key.compute_capabilities),
+            ", ".join(record.verification) or "nowhere yet",
+        ]
+        for record in found
+    ]
+    print_table(["variant", "tower", "library", "size", "for", "verified on"], rows, right=(3,))
+    return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _steps(text: str, option: str) -> tuple[int, ...]:
+    names = _names(text)
+    if not all(name.isascii() and name.isdigit() and len(name) <= 9 for name in names):
+        raise OptionError(f"bad {option}: {text!r}; pass integers separated by commas, such as 1,8,64")
+    return tuple(int(name) for name in names)

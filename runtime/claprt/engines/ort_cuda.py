@@ -1,0 +1,185 @@
+"""ONNX Runtime's CUDA provider: a tower on a GPU that needs no engine to be built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from claprt.engines.device import Shape
+from claprt.engines.ort import first_line
+from claprt.engines.paths import utf8_path
+from claprt.errors import BackendError, BundleError
+
+_PROVIDER = "CUDAExecutionProvider"
+_TYPES = {
+    "input_features": np.dtype(np.float32),
+    "is_longer": np.dtype(np.bool_),
+    "input_ids": np.dtype(np.int64),
+    "attention_mask": np.dtype(np.int64),
+}
+# What a batch may be: there is nothing to build for it, so these only say how memory is asked for.
+_STEPS = (1, 8, 64)
+_TOKENS = 64 * 77
+_ERRORS_ONLY = 3
+# A graph of one Identity of a float: `onnx.helper` made it.
+_IDENTITY = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02"
+    "080142040a00100d"
+)
+
+
+@cache
+def why_unusable(device: int = 0) -> str | None:
+    """Why ONNX Runtime cannot compute on a GPU here; None if it can. It lists providers that do not start."""
+    try:
+        import onnxruntime as ort
+    except Exception as error:  # a broken binary wheel raises whatever the loader says
+        return f"onnxruntime cannot be imported: {first_line(error)}: pip install 'claprt[gpu]'"
+    if _PROVIDER not in ort.get_available_providers():
+        return (
+            f"onnxruntime {ort.__version__} is without CUDA: pip uninstall onnxruntime, then pip install 'claprt[gpu]' "
+            "(the two share one module)"
+        )
+    try:
+        start_session(ort, _IDENTITY, {"device_id": str(device)})
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+def start_session(ort: Any, graph: str | bytes, options: Mapping[str, str]) -> Any:
+    """A session on the CUDA provider, or an error: ONNX Runtime itself would go on without it.
+
+    Raises:
+        BackendError: the provider does not start.
+    """
+    settings = ort.SessionOptions()
+    settings.log_severity_level = _ERRORS_ONLY
+    if hasattr(ort, "preload_dlls"):  # finds CUDA and cuDNN where pip put them
+        ort.preload_dlls()
+    made = ort.InferenceSession(graph, settings, providers=[(_PROVIDER, dict(options))])
+    if made.get_providers()[0] != _PROVIDER:
+        raise BackendError(
+            f"onnxruntime {ort.__version__} cannot start CUDA; it needs CUDA and cuDNN libraries of its version: pip "
+            "install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
+    return made
+
+
+class OrtCudaTower:
+    """A graph on the CUDA provider. See `DeviceTower`. Each slot has a session of its own, with the weights."""
+
+    def __init__(
+        self, launcher: Any, files: Sequence[Path], inputs: tuple[str, ...], dim: int, limits: Mapping[str, Shape]
+    ) -> None:
+        """Describe the tower; the graph is loaded with each slot.
+
+        Args:
+            launcher: of `claprt_kernels`.
+            files: path of the ONNX file, then those of weights beside it.
+            inputs: the inputs that the bundle format gives this tower.
+            dim: length of the vectors.
+            limits: largest shape of a row of each input.
+        """
+        import onnxruntime as ort
+
+        self.launcher, self.ort, self._graph, self._limits = launcher, ort, files[0], dict(limits)
+        self._inputs, self.dim = {name: _TYPES[name] for name in inputs}, dim
+
+    @property
+    def name(self) -> str:
+        """See `DeviceTower`."""
+        return f"onnxruntime {self.ort.__version__}, CUDA"
+
+    @property
+    def inputs(self) -> Mapping[str, np.dtype[Any]]:
+        """See `DeviceTower`."""
+        return self._inputs
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """See `DeviceTower`."""
+        return _STEPS
+
+    def rows(self, shapes: Mapping[str, Shape], most: int) -> int:
+        """See `DeviceTower`. A run of long texts has fewer of them."""
+        tokens = shapes["input_ids"][0] if "input_ids" in shapes else 1
+        return max(1, min(most, _TOKENS // tokens))
+
+    def largest(self, most: int) -> Mapping[str, Shape]:
+        """See `DeviceTower`."""
+        if "input_ids" in self._limits:
+            return {name: (max(_TOKENS, *shape),) for name, shape in self._limits.items()}
+        return {name: (most, *shape) for name, shape in self._limits.items()}
+
+    def context(self, stream: Any) -> OrtCudaContext:
+        """See `DeviceTower`."""
+        return OrtCudaContext(self, stream)
+
+    def session(self, stream: Any) -> Any:
+        """The graph, loaded to compute on a stream.
+
+        Raises:
+            BackendError: the provider does not start.
+            BundleError: the file is not a graph of this tower.
+        """
+        options = {
+            "device_id": str(self.launcher.device),
+            "user_compute_stream": str(self.launcher.handle(stream)),
+            "use_tf32": "0",  # FP32 is FP32
+        }
+        try:
+            with utf8_path(self._graph) as path:
+                made = start_session(self.ort, path, options)
+        except BackendError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            raise BundleError(
+                f"onnxruntime {self.ort.__version__} cannot load the graph on CUDA: {self._graph}: {first_line(error)}"
+                "; build the bundle again"
+            ) from error
+        found = tuple(value.name for value in made.get_inputs())
+        outputs = made.get_outputs()
+        if found != tuple(self._inputs) or len(outputs) != 1 or outputs[0].shape[-1:] != [self.dim]:
+            raise BundleError(
+                f"the graph is not the tower that the manifest describes: {self._graph}: inputs {found}; expected "
+                f"{tuple(self._inputs)} and one output of {self.dim}"
+            )
+        return made
+
+
+class OrtCudaContext:
+    """See `DeviceContext`."""
+
+    def __init__(self, tower: OrtCudaTower, stream: Any) -> None:
+        self._tower, self._session = tower, tower.session(stream)
+        self._stream = stream  # the session uses it: it must live as long
+        self._output = self._session.get_outputs()[0].name
+        self._options = tower.ort.RunOptions()
+        # The stream is ours: whoever needs the result waits for it there.
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def enqueue(self, shapes: Mapping[str, Shape], inputs: Mapping[str, int], output: int) -> None:
+        """See `DeviceContext`."""
+        from claprt_kernels import DeviceMemoryError
+
+        tower, device = self._tower, self._tower.launcher.device
+        binding = self._session.io_binding()
+        for name, shape in shapes.items():
+            binding.bind_input(name, "cuda", device, tower.inputs[name].type, list(shape), inputs[name])
+        rows = next(iter(shapes.values()))[0]
+        binding.bind_output(self._output, "cuda", device, np.float32, [rows, tower.dim], output)
+        try:
+            self._session.run_with_iobinding(binding, self._options)
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            if "Failed to allocate memory" in str(error) or "out of memory" in str(error):
+                raise DeviceMemoryError(f"{tower.name}: {first_line(error)}") from error
+            raise BackendError(f"{tower.name} failed on inputs of {dict(shapes)}: {first_line(error)}") from error
+
+    def close(self) -> None:
+        """See `DeviceContext`."""
+        self._session = None
