@@ -13,7 +13,7 @@ from claprt_kernels.errors import KernelInputError, KernelLaunchError, KernelUna
 from claprt_kernels.fatbin import fatbin
 from claprt_kernels.launcher import Launcher, open_launcher
 from claprt_kernels.layout import CLIP, THREADS, check_spec, kernel_arguments, kernel_grid, kernel_name, kernel_tables
-from claprt_kernels.staging import TableRing, check_batch, upload
+from claprt_kernels.staging import TableRing, check_batch
 
 if TYPE_CHECKING:
     from claprt.spec import LogMelSpec
@@ -92,9 +92,7 @@ class LogMel:
             for out in _RESULTS
             for name in [kernel_name(spec, samples, out)]
         }
-        tables = kernel_tables(spec, factor, summand)
-        self._tables = upload(self._launcher, tables)
-        self._clips = TableRing(self._launcher, CLIP, max_batch)
+        self._clips = TableRing(self._launcher, kernel_tables(spec, factor, summand), CLIP, max_batch)
 
     def shape(self, batch: int) -> tuple[int, int, int, int]:
         """Of the result for `batch` clips: (batch, channels, frames, n_mels)."""
@@ -142,7 +140,7 @@ class LogMel:
                 pcm=source,
                 pcm_samples=given[0],
                 clips=table,
-                tables=self._tables,
+                tables=self._clips.constants,
                 out=target,
                 channels=self.channels,
             )
@@ -153,8 +151,7 @@ class LogMel:
 
     def close(self) -> None:
         """Wait for what is under way and give the device memory back. The object cannot be used afterwards."""
-        if self._clips.close():
-            self._launcher.free(self._tables)
+        self._clips.close()
 
 
 def _result(out: Any, dtype: DTypeLike | None, shape: tuple[int, ...]) -> tuple[int, np.dtype[Any]]:

@@ -16,7 +16,10 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA has no name for
 
 
 class PyCudaLauncher:
-    """PyCUDA, in the device's primary context. It has no graphs."""
+    """PyCUDA, in the device's primary context. It has no graphs.
+
+    As a stream it also takes a `pycuda.driver.Stream`.
+    """
 
     can_capture = False
 
@@ -44,20 +47,15 @@ class PyCudaLauncher:
             self.driver_version: int = cuda.get_driver_version()
             self.compute_capability: tuple[int, int] = cuda.Device(device).compute_capability()
             self.name: str = cuda.Device(device).name()
-            self._context = cuda.Device(device).retain_primary_context()
-        # PyCUDA's own destructor would not release it as a primary context is.
-        self._release = weakref.finalize(self, self._context.detach)
-        self._modules: dict[int, Any] = {}
-        self._allocations: dict[int, Any] = {}
+            self._context = _PrimaryContext(cuda, device)
+        self._modules: dict[int, tuple[_Owned, bytes]] = {}
+        self._allocations: dict[int, _Owned] = {}
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
         """See `Launcher`."""
-        self._context.push()
-        try:
+        with self._context.current():
             yield
-        finally:
-            self._cuda.Context.pop()
 
     def free_memory(self) -> tuple[int, int]:
         """See `Launcher`."""
@@ -72,7 +70,7 @@ class PyCudaLauncher:
                 allocation = self._cuda.mem_alloc(size)
             except self._cuda.MemoryError as error:
                 raise DeviceMemoryError.wanted(size, *self._cuda.mem_get_info()) from error
-        self._allocations[int(allocation)] = allocation
+        self._allocations[int(allocation)] = _Owned(allocation, self._context)
         return int(allocation)
 
     def free(self, address: int) -> None:
@@ -81,59 +79,61 @@ class PyCudaLauncher:
         if allocation is None:
             raise KernelLaunchError(f"freeing device memory: {address:#x} is not an address that alloc gave")
         with self._current("freeing device memory"):
-            allocation.free()
+            allocation.thing.free()
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
         """See `Launcher`."""
         with self._current(f"allocating {size} bytes of pinned memory"):
-            memory: NDArray[np.uint8] = self._cuda.pagelocked_empty(size, np.uint8)
-        return memory
+            memory = self._cuda.pagelocked_empty(size, np.uint8)
+        return np.asarray(_Pinned(memory, self._context))
 
     def copy(self, address: int, source: NDArray[np.uint8], stream: Any) -> None:
         """See `Launcher`."""
         with self._current(f"copying {source.nbytes} bytes to the device"):
-            self._cuda.memcpy_htod_async(address, source, stream)
+            self._cuda.memcpy_htod_async(address, source, _pycuda_stream(stream))
 
     def copy_back(self, target: NDArray[np.uint8], address: int, stream: Any) -> None:
         """See `Launcher`."""
         with self._current(f"copying {target.nbytes} bytes from the device"):
-            self._cuda.memcpy_dtoh_async(target, address, stream)
+            self._cuda.memcpy_dtoh_async(target, address, _pycuda_stream(stream))
 
     def stream(self) -> Any:
-        """See `Launcher`; a `pycuda.driver.Stream`."""
+        """See `Launcher`."""
         with self._current("creating a stream"):
-            return self._cuda.Stream(_NON_BLOCKING)
+            return _Owned(self._cuda.Stream(_NON_BLOCKING), self._context)
 
     def handle(self, stream: Any) -> int:
         """See `Launcher`."""
-        return 0 if stream is None else int(stream.handle)
+        return 0 if stream is None else int(_pycuda_stream(stream).handle)
 
     def function(self, image: bytes, name: str) -> Any:
         """See `Launcher`."""
         with self._current(f"loading {name}"):
             if id(image) not in self._modules:
-                self._modules[id(image)] = self._cuda.module_from_buffer(image), image
-            return self._modules[id(image)][0].get_function(name)
+                self._modules[id(image)] = _Owned(self._cuda.module_from_buffer(image), self._context), image
+            module, _ = self._modules[id(image)]
+            return _Owned((module.thing.get_function(name), module), self._context)
 
     def launch(self, function: Any, grid: tuple[int, int], block: int, argument: NDArray[np.void], stream: Any) -> None:
         """See `Launcher`."""
         with self._current(f"launching on {grid[0]} x {grid[1]} blocks of {block} threads"):
-            function(argument, grid=grid, block=(block, 1, 1), stream=stream)
+            kernel, _ = function.thing
+            kernel(argument, grid=grid, block=(block, 1, 1), stream=_pycuda_stream(stream))
 
     def event(self) -> Any:
         """See `Launcher`."""
         with self._current("creating an event"):
-            return self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
+            return _Owned(self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING), self._context)
 
     def record(self, event: Any, stream: Any) -> None:
         """See `Launcher`."""
         with self._current("recording an event"):
-            event.record(stream)
+            event.thing.record(_pycuda_stream(stream))
 
     def wait(self, event: Any) -> None:
         """See `Launcher`."""
         with self._current("waiting for an event"):
-            event.synchronize()
+            event.thing.synchronize()
 
     def capturing(self, stream: Any) -> bool:
         """False: PyCUDA cannot ask."""
@@ -158,3 +158,53 @@ class PyCudaLauncher:
             yield
         except self._cuda.Error as error:
             raise kind(f"CUDA refused or lost something: {what}: {str(error).splitlines()[0]}") from error
+
+
+class _PrimaryContext:
+    """A device's primary context; released when neither a launcher nor anything that is in it is left."""
+
+    def __init__(self, cuda: Any, device: int) -> None:
+        self._pop = cuda.Context.pop
+        self._context = cuda.Device(device).retain_primary_context()
+        # PyCUDA's own destructor would not release it as a primary context is.
+        weakref.finalize(self, self._context.detach)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._pop()
+
+
+class _Owned:
+    """A thing of PyCUDA's, destroyed with the last reference.
+
+    PyCUDA alone leaks it, with a warning, if that is in another thread than the one that made it.
+    """
+
+    def __init__(self, thing: Any, context: _PrimaryContext) -> None:
+        self._things = [thing]
+        weakref.finalize(self, _destroy, context, self._things)
+
+    @property
+    def thing(self) -> Any:
+        return self._things[0]
+
+
+class _Pinned(_Owned):
+    """Page-locked memory; NumPy's arrays hold a reference."""
+
+    def __init__(self, memory: NDArray[np.uint8], context: _PrimaryContext) -> None:
+        super().__init__(memory, context)
+        self.__array_interface__ = memory.__array_interface__
+
+
+def _destroy(context: _PrimaryContext, things: list[Any]) -> None:
+    with context.current():
+        things.clear()
+
+
+def _pycuda_stream(stream: Any) -> Any:
+    return stream.thing if isinstance(stream, _Owned) else stream

@@ -13,7 +13,7 @@ from claprt_kernels import device_array
 from claprt_kernels.errors import KernelInputError, KernelLaunchError, KernelSpecError
 from claprt_kernels.fatbin import fatbin
 from claprt_kernels.launcher import Launcher, open_launcher
-from claprt_kernels.staging import TableRing, check_batch, upload
+from claprt_kernels.staging import TableRing, check_batch
 
 CLIP = np.dtype([("offset", np.int64), ("length", np.int64), ("out_offset", np.int64)])
 ARGUMENTS = np.dtype(
@@ -147,8 +147,7 @@ class Resampler:
         self._launcher: Launcher = open_launcher(device) if launcher is None else launcher
         names = {np.dtype(np.int16): "resample_int16", np.dtype(np.float32): "resample_fp32"}
         self._functions = {dtype: (name, self._launcher.function(image, name)) for dtype, name in names.items()}
-        self._taps = upload(self._launcher, filter_taps(self.up, self.down))
-        self._clips = TableRing(self._launcher, CLIP, max_batch)
+        self._clips = TableRing(self._launcher, filter_taps(self.up, self.down), CLIP, max_batch)
 
     def out_clips(self, clips: Sequence[tuple[int, int]] | NDArray[np.integer]) -> NDArray[np.int64]:
         """Where the results of clips go, back to back: (offset, length) in samples, int64 (n, 2), for `LogMel`."""
@@ -210,7 +209,7 @@ class Resampler:
                 pcm=source,
                 pcm_frames=frames,
                 clips=address,
-                taps=self._taps,
+                taps=self._clips.constants,
                 out=target,
                 out_samples=room,
             )
@@ -222,8 +221,7 @@ class Resampler:
 
     def close(self) -> None:
         """Wait for what is under way and give the device memory back. The object cannot be used afterwards."""
-        if self._clips.close():
-            self._launcher.free(self._taps)
+        self._clips.close()
 
 
 def _room(out: Any, count: int | None) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from claprt_kernels.errors import KernelInputError, KernelLaunchError
 from claprt_kernels.launcher import Launcher
 
 LARGEST_BATCH = 65_535  # blocks of a grid in y
+_ALIGNMENT = 256
 _RUNS = 16  # how many launches may be under way before one has to wait, and how many may be captured
 
 
@@ -27,29 +28,26 @@ def check_batch(max_batch: int) -> None:
         raise KernelInputError(f"max_batch is {max_batch!r}; it must be 1 … {LARGEST_BATCH}")
 
 
-def upload(launcher: Launcher, constants: NDArray[Any]) -> int:
-    """Constants in device memory of their own; returns when they are there."""
-    address = launcher.alloc(constants.nbytes)
-    done = launcher.event()
-    launcher.copy(address, np.ascontiguousarray(constants).reshape(-1).view(np.uint8), None)
-    launcher.record(done, None)
-    launcher.wait(done)
-    return address
-
-
 class TableRing:
-    """Room for the tables of 16 launches, in pinned memory and on the device. Safe to share between threads.
+    """Constants on the device, and room for the tables of 16 launches, there and in pinned memory. For several threads.
 
     A launch that is captured keeps its table for as long as the ring lives: its graph reads it at each replay. There is
     room for 16 of those too.
     """
 
-    def __init__(self, launcher: Launcher, dtype: np.dtype[np.void], rows: int) -> None:
+    def __init__(self, launcher: Launcher, constants: NDArray[Any], dtype: np.dtype[np.void], rows: int) -> None:
+        """Tables have `rows` of `dtype` at the most. Returns when the constants are on the device, at `constants`."""
         self._launcher = launcher
         self._size = dtype.itemsize * rows
-        self._device = launcher.alloc(2 * _RUNS * self._size)
         self._host = launcher.pinned(2 * _RUNS * self._size).view(dtype).reshape(2 * _RUNS, rows)
         self._done = [launcher.event() for _ in range(_RUNS)]
+        room = -(-constants.nbytes // _ALIGNMENT) * _ALIGNMENT
+        # The only memory that is not its own owner comes last: nothing is left behind where there is too little.
+        self.constants = launcher.alloc(room + 2 * _RUNS * self._size)
+        self._device = self.constants + room
+        launcher.copy(self.constants, np.ascontiguousarray(constants).reshape(-1).view(np.uint8), None)
+        launcher.record(self._done[0], None)
+        launcher.wait(self._done[0])
         self._next = 0
         self._captured = 0
         self._lock = threading.Lock()
@@ -82,13 +80,12 @@ class TableRing:
             if done is not None:
                 self._launcher.record(done, stream)
 
-    def close(self) -> bool:
-        """Wait for what is under way, but for graphs, and give the memory back; False if that was done before."""
+    def close(self) -> None:
+        """Wait for what is under way, but for graphs, and give the memory back; nothing if that was done before."""
         with self._lock:
             if not self._done:
-                return False
+                return
             for event in self._done:
                 self._launcher.wait(event)
-            self._launcher.free(self._device)
+            self._launcher.free(self.constants)
             self._done = []
-            return True

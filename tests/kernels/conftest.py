@@ -1,13 +1,19 @@
-"""Starts what takes minutes, PyCUDA's compilation, while other tests run."""
+"""Starts what takes minutes, PyCUDA's compilation, while other tests run; fixtures of the tests of launchers."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from tests.kernels.emulated import compile_emulated
 from tests.kernels.fake_cuda.build import CannotBuildError
 from tests.kernels.fake_cuda.pycuda_env import default_cache, pycuda_site
+from tests.kernels.launchers import LIBRARIES, runner
+
+from claprt_kernels import compile as kernel_files
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -20,3 +26,30 @@ def _build() -> None:
     # Whoever needs it asks for it again, waits for this to be done, and says what is wrong.
     with contextlib.suppress(CannotBuildError):
         pycuda_site(default_cache())
+
+
+@pytest.fixture(scope="session")
+def emulated_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels for the fake driver; and a fatbin, which launchers load first."""
+    try:
+        kernel_files.compile_fatbin()
+    except kernel_files.CompileError as error:
+        pytest.skip(str(error))
+    return compile_emulated(tmp_path_factory.mktemp("kernels") / "kernels.so")
+
+
+@pytest.fixture(scope="session", params=LIBRARIES)
+def run(request: pytest.FixtureRequest, emulated_kernels: Path) -> Callable[..., None]:
+    """Run a function of a test module in a process that has the fake driver, once with each CUDA library."""
+    return runner(request.param, emulated_kernels)
+
+
+@pytest.fixture(scope="session")
+def run_bindings(emulated_kernels: Path) -> Callable[..., None]:
+    """The same with cuda-bindings only: for graphs, and for what does not depend on the library."""
+    return runner("cuda-bindings", emulated_kernels)
+
+
+@pytest.fixture(scope="session")
+def run_pycuda(emulated_kernels: Path) -> Callable[..., None]:
+    return runner("pycuda", emulated_kernels)

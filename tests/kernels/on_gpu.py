@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from tests.kernels.emulated import clip_table
 
 from claprt.spec import LogMelSpec
-from claprt_kernels import LogMel, PyCudaLauncher
+from claprt_kernels import LogMel, open_launcher
 
 
 class GpuLogMel:
-    """Through PyCUDA, on the first GPU."""
+    """On the first GPU."""
 
-    def __init__(self) -> None:
-        self.launcher = PyCudaLauncher()
-        self._cuda: Any = importlib.import_module("pycuda.driver")
+    def __init__(self, library: str = "auto") -> None:
+        self.launcher = open_launcher(library=library)
 
     def __call__(
         self,
@@ -39,9 +36,8 @@ class GpuLogMel:
         on_device = self.launcher.alloc(pcm.nbytes)
         target = self.launcher.alloc(result.nbytes)
         try:
-            with self.launcher.current():
-                self._cuda.memcpy_htod(on_device, pcm)
-                self._cuda.memcpy_htod(target, result)
+            self.launcher.copy(on_device, pcm.view(np.uint8), None)
+            self.launcher.copy(target, result.reshape(-1).view(np.uint8), None)
             log_mel(
                 on_device,
                 clip_table([clip.size for clip in clips]).tolist(),
@@ -50,8 +46,10 @@ class GpuLogMel:
                 pcm_dtype=pcm.dtype,
                 out_dtype=result.dtype,
             )
-            with self.launcher.current():
-                self._cuda.memcpy_dtoh(result, target)
+            done = self.launcher.event()
+            self.launcher.copy_back(result.reshape(-1).view(np.uint8), target, None)
+            self.launcher.record(done, None)
+            self.launcher.wait(done)
         finally:
             self.launcher.free(on_device)
             self.launcher.free(target)

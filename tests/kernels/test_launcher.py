@@ -1,15 +1,11 @@
-"""`claprt_kernels.LogMel` through PyCUDA as released, on the fake driver, which runs the kernels on this CPU.
-
-Each program has a process of its own: a driver's errors last.
-"""
+"""`claprt_kernels.LogMel` through both launchers, on the fake driver, which runs the kernels on this CPU."""
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
-import importlib
 import os
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -18,83 +14,28 @@ from typing import Any
 import numpy as np
 import pytest
 import soxr
-from tests.kernels.emulated import compile_emulated
-from tests.kernels.fake_cuda.build import CannotBuildError
-from tests.kernels.fake_cuda.pycuda_env import FakeCuda, default_cache, pycuda_environment
+from tests.kernels.fake_cuda.pycuda_env import FakeCuda
+from tests.kernels.launchers import Sample, launcher, synchronize, to_device, to_host
 from tests.kernels.log_mel_cases import CLIP, as_float, assert_near, reference, sound, tolerance
 from tests.kernels.on_gpu import GpuLogMel
 from tests.specs import FUSED, UNFUSED
 
-import claprt_kernels
 from claprt.errors import ClaprtError
 from claprt_kernels import (
-    DeviceMemoryError,
     KernelInputError,
     KernelLaunchError,
     KernelSpecError,
     LogMel,
-    PyCudaLauncher,
     Resampler,
     layout,
     log_mel_reference,
 )
-from claprt_kernels import compile as kernel_files
 
 Run = Callable[..., None]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run a function of this module in a process that has PyCUDA and the fake driver."""
-    library = compile_emulated(tmp_path_factory.mktemp("kernels") / "kernels.so")
-    try:
-        kernel_files.compile_fatbin()
-        env = pycuda_environment(default_cache(), library)
-    except (CannotBuildError, kernel_files.CompileError) as error:
-        pytest.skip(str(error))
-
-    def run(program: Callable[[], None], **settings: str) -> None:
-        command = [sys.executable, "-c", f"from {__name__} import {program.__name__} as program; program()"]
-        done = subprocess.run(command, env=env | settings, capture_output=True, text=True, timeout=120, check=False)
-        assert (done.returncode, done.stdout + done.stderr) == (0, "")
-
-    return run
-
-
-class Sample:
-    """One clip on the device, and room for its log-Mel."""
-
-    def __init__(self, batch: int = 1, **options: Any) -> None:
-        import pycuda.driver as cuda
-
-        self.cuda: Any = cuda
-        self.launcher = PyCudaLauncher()
-        self.log_mel = LogMel(UNFUSED, launcher=self.launcher, max_batch=batch, **options)
-        self.pcm = sound("noise", CLIP)
-        self.out = np.zeros(self.log_mel.shape(batch), dtype=np.float32)
-        self.on_device = self.launcher.alloc(self.pcm.nbytes)
-        self.target = self.launcher.alloc(self.out.nbytes)
-        self.clips = [(0, CLIP)] * batch
-        self.types = {"pcm_samples": CLIP, "pcm_dtype": np.int16, "out_dtype": np.float32}
-        with self.launcher.current():
-            cuda.memcpy_htod(self.on_device, self.pcm)
-
-    def __call__(self, **changes: Any) -> None:
-        arguments = {"clips": self.clips, "out": self.target, **self.types, **changes}
-        self.log_mel(arguments.pop("pcm", self.on_device), arguments.pop("clips"), **arguments)
-
-    def result(self) -> np.ndarray:
-        with self.launcher.current():
-            self.cuda.memcpy_dtoh(self.out, self.target)
-        return self.out
-
-    def check(self) -> None:
-        expected = reference("noise", CLIP, UNFUSED)[None]
-        assert_near(self.result()[:1], expected, tolerance(expected))
-
-
 def is_the_reference() -> None:
-    log_mel = GpuLogMel()
+    log_mel = GpuLogMel(os.environ["CLAPRT_TEST_LAUNCHER"])
     for spec, channels, types in ((UNFUSED, 1, (np.int16, np.float16)), (FUSED, 4, (np.float32, np.float32))):
         sounds = [("chirps", 1_025), ("noise", CLIP), ("noise", CLIP + 960)]
         waves = [sound(*which) if types[0] is np.int16 else as_float(sound(*which)) for which in sounds]
@@ -122,12 +63,12 @@ def takes_arrays_and_streams() -> None:
                 "strides": None,
             }
 
-    with sample.launcher.current():
-        stream = sample.cuda.Stream()
+    stream = sample.launcher.stream()
     out = Array(sample.target, sample.out)
+    synchronize(sample.launcher)
     sample.log_mel(Array(sample.on_device, sample.pcm), sample.clips, out=out, stream=stream)
-    with sample.launcher.current():
-        stream.synchronize()
+    assert not sample.result().any()  # the default stream does not wait for this one
+    synchronize(sample.launcher, stream)
     sample.check()
 
 
@@ -140,15 +81,18 @@ def does_not_wait() -> None:
     sample = Sample()
     sample()
     sample.check()
-    with sample.launcher.current():
-        sample.cuda.memset_d32(sample.target, 0, sample.out.size)
+    sample.clear()
+    synchronize(sample.launcher)
     names = ("cuMemAlloc_v2", "cuMemAllocHost_v2", "cuMemHostAlloc", "cuStreamSynchronize", "cuCtxSynchronize",
              "pageable_async_copy")  # fmt: skip
     before = [fake.count(name) for name in names]
     for _ in range(15):
         sample()
     assert [fake.count(name) for name in names] == before
+    on_host = np.ctypeslib.as_array((ctypes.c_float * sample.out.size).from_address(sample.target))
+    assert not on_host.any()  # none of the launches has been waited for
     sample.check()
+    assert on_host.any()
 
 
 def test_a_call_allocates_nothing_and_waits_for_nothing(run: Run) -> None:
@@ -202,8 +146,8 @@ def refuses() -> None:
             LogMel(UNFUSED, launcher=sample.launcher, **options)
 
 
-def test_bad_input(run: Run) -> None:
-    run(refuses)
+def test_bad_input(run_bindings: Run) -> None:
+    run_bindings(refuses)
 
 
 def reports_a_failed_launch() -> None:
@@ -216,16 +160,6 @@ def reports_a_failed_launch() -> None:
 
 def test_a_failed_launch_names_the_kernel_and_its_sizes(run: Run) -> None:
     run(reports_a_failed_launch, FAKE_CUDA_FAIL="cuLaunchKernel:1:1")
-
-
-def has_no_memory() -> None:
-    launcher = PyCudaLauncher()
-    with pytest.raises(DeviceMemoryError, match=r"out of device memory: \d+ bytes wanted, \d+ of 1000000 are free"):
-        LogMel(UNFUSED, max_batch=65_535, launcher=launcher)
-
-
-def test_too_little_memory(run: Run) -> None:
-    run(has_no_memory, FAKE_CUDA_MEMORY="1000000")
 
 
 def swaps_arguments() -> None:
@@ -244,33 +178,30 @@ def swaps_arguments() -> None:
 
 
 @pytest.mark.parametrize("swap", ["pcm,out", "pcm,clips", "clips,out", "tables,clips"])
-def test_swapped_arguments_are_found(run: Run, swap: str) -> None:
-    run(swaps_arguments, SWAP=swap)
+def test_swapped_arguments_are_found(run_bindings: Run, swap: str) -> None:
+    run_bindings(swaps_arguments, SWAP=swap)
 
 
 def resamples_before() -> None:
     """Stereo at 24 kHz and int16, as a service has it, to log-Mel: two launches on one stream, nothing on the host."""
-    cuda: Any = importlib.import_module("pycuda.driver")
-    launcher = PyCudaLauncher()
+    gpu = launcher()
     stereo = np.stack([sound("noise", CLIP // 2), sound("square", CLIP // 2)], axis=1)
     clips = [(0, 100_000), (100_000, 140_000)]
-    resampler = Resampler(24_000, channels=2, launcher=launcher)
-    log_mel = LogMel(UNFUSED, launcher=launcher)
+    resampler = Resampler(24_000, channels=2, launcher=gpu)
+    log_mel = LogMel(UNFUSED, launcher=gpu)
     samples = int(resampler.out_clips(clips)[-1].sum())
-    pcm, wave = launcher.alloc(stereo.nbytes), launcher.alloc(4 * samples)
+    pcm, wave = to_device(gpu, stereo), gpu.alloc(4 * samples)
     out = np.zeros(log_mel.shape(2), dtype=np.float32)
-    target = launcher.alloc(out.nbytes)
-    with launcher.current():
-        cuda.memcpy_htod(pcm, stereo)
-        stream = cuda.Stream()
+    target = gpu.alloc(out.nbytes)
+    synchronize(gpu)
+    stream = gpu.stream()
     on_device = {"pcm_samples": stereo.size, "pcm_dtype": np.int16, "stream": stream}
     placed = resampler(pcm, clips, out=wave, out_samples=samples, **on_device)
     assert placed.tolist() == [[0, 200_000], [200_000, 280_000]]
     whole = {"pcm_samples": samples, "pcm_dtype": np.float32, "out_dtype": np.float32, "stream": stream}
     log_mel(wave, placed, out=target, **whole)
-    with launcher.current():
-        stream.synchronize()
-        cuda.memcpy_dtoh(out, target)
+    synchronize(gpu, stream)
+    out = to_host(gpu, target, out)
     for row, (offset, length) in zip(out, clips, strict=True):
         mono = as_float(stereo[offset : offset + length]).mean(axis=1, dtype=np.float64)
         expected = log_mel_reference(soxr.resample(mono, 24_000, 48_000, quality="VHQ"), UNFUSED)
@@ -295,9 +226,9 @@ def resamples_before() -> None:
         resampler(pcm, clips, out=wave, out_samples=samples, **on_device)
     for options in ({"channels": 0}, {"channels": 65}, {"max_batch": 0}):
         with pytest.raises(KernelInputError, match=next(iter(options))):
-            Resampler(44_100, launcher=launcher, **options)
+            Resampler(44_100, launcher=gpu, **options)
     with pytest.raises(KernelSpecError, match="44101 to 48000"):
-        Resampler(44_101, launcher=launcher)
+        Resampler(44_101, launcher=gpu)
 
 
 def test_resampling_before_it(run: Run) -> None:
@@ -326,27 +257,6 @@ def from_threads() -> None:
 
 def test_several_threads(run: Run) -> None:
     run(from_threads)
-
-
-def is_available() -> None:
-    assert claprt_kernels.why_unavailable() is None
-    assert claprt_kernels.is_available()
-    assert "there is no CUDA device 1: the driver shows 1" in str(claprt_kernels.why_unavailable(1))
-
-
-def test_availability(run: Run) -> None:
-    run(is_available)
-
-
-def test_without_a_gpu() -> None:
-    """Importing works; asking says why not. In a process without the fake driver, and most machines of the tests."""
-    code = "import claprt_kernels as kernels; assert not kernels.is_available(); print(kernels.why_unavailable())"
-    env = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"} | {
-        "CUDA_VISIBLE_DEVICES": ""
-    }
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert re.search("PyCUDA cannot be imported|CUDA kernels are missing|no CUDA|starting CUDA", done.stdout)
 
 
 @pytest.mark.parametrize(
