@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -25,6 +28,7 @@ _TYPES = {
 _STEPS = (1, 8, 64)
 _TOKENS = 64 * 77
 _ERRORS_ONLY = 3
+_LIBRARIES = "it needs CUDA and cuDNN of its version: pip install 'onnxruntime-gpu[cuda,cudnn]'"
 # A graph of one Identity of a float: `onnx.helper` made it.
 _IDENTITY = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02"
@@ -59,15 +63,22 @@ def start_session(ort: Any, graph: str | bytes, options: Mapping[str, str]) -> A
     """
     settings = ort.SessionOptions()
     settings.log_severity_level = _ERRORS_ONLY
-    if hasattr(ort, "preload_dlls"):  # finds CUDA and cuDNN where pip put them
-        ort.preload_dlls()
+    _preload(ort)
     made = ort.InferenceSession(graph, settings, providers=[(_PROVIDER, dict(options))])
     if made.get_providers()[0] != _PROVIDER:
-        raise BackendError(
-            f"onnxruntime {ort.__version__} cannot start CUDA; it needs CUDA and cuDNN libraries of its version: pip "
-            "install 'onnxruntime-gpu[cuda,cudnn]'"
-        )
+        raise BackendError(f"onnxruntime {ort.__version__} cannot start CUDA; {_LIBRARIES}")
     return made
+
+
+def _preload(ort: Any) -> None:
+    """Load CUDA and cuDNN from where pip put them; what is missing is only printed there."""
+    if not hasattr(ort, "preload_dlls"):
+        return
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        ort.preload_dlls()
+    missing = re.findall(r"Failed to load (\S+):", said.getvalue())
+    if missing:
+        raise BackendError(f"onnxruntime {ort.__version__} lacks libraries: {', '.join(missing)}; {_LIBRARIES}")
 
 
 class OrtCudaTower:
