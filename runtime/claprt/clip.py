@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from claprt.log_mel import LogMel
+
+Samples = NDArray[Any]  # float32 of full scale 1, or int16
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,10 +19,10 @@ class WaveClip:
 
     Attributes:
         waveform: float32 (n,), read-only, mono, at the model's rate; 1 ≤ n ≤ clip_samples (or less than a hop more:
-            see the fusion recipe).
+            see the fusion recipe). int16 where that was asked for and the sound is so.
     """
 
-    waveform: NDArray[np.float32]
+    waveform: Samples
 
     @property
     def is_longer(self) -> bool:
@@ -58,7 +61,7 @@ class FusionClip:
 Clip = WaveClip | FusionClip
 
 
-def wave_clip(*parts: NDArray[np.float32]) -> WaveClip:
+def wave_clip(*parts: Samples) -> WaveClip:
     """A clip with its own copy of the samples: sources may hand out views of the caller's array."""
     waveform = np.concatenate(parts)
     waveform.setflags(write=False)
@@ -78,6 +81,7 @@ def features(clip: Clip, log_mel: LogMel, channels: int = 1) -> NDArray[np.float
         clip gives the shrunk log-Mel, then the front, middle and back crop.
     """
     if isinstance(clip, WaveClip):
+        assert clip.waveform.dtype == np.float32
         return np.repeat(log_mel.clip(clip.waveform)[None], channels, axis=0)
     mel = log_mel.gather(clip.samples, clip.starts)
     weight = clip.weight[:, None]

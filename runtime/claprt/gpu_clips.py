@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claprt import recipes
-from claprt.clip import Clip, WaveClip
+from claprt.clip import Clip, Samples, WaveClip
 from claprt.cpu_clips import Owned
 from claprt.engines.device import DeviceEngine, Slot, explained
 from claprt.errors import BackendError
@@ -30,6 +30,8 @@ class GpuClips:
     The samples under the frames of a fusion clip are not one stretch of sound: its log-Mel, five clips' worth of hours
     perhaps, is computed by NumPy and goes up as it is.
     """
+
+    takes_int16 = True
 
     def __init__(self, engine: DeviceEngine, info: AudioInfo) -> None:
         """Load the kernel onto the engine's GPU.
@@ -159,7 +161,7 @@ class _Batch:
     def add(self, owner: int, clip: Clip, log_mel: LogMel) -> None:
         """Take on a clip."""
         if isinstance(clip, WaveClip):
-            waveform = clip.waveform
+            waveform: Samples = clip.waveform
         else:
             self.features[len(self.owners)] = recipes.features(clip, log_mel, 4)
             waveform = np.zeros(1, np.float32)  # something for the kernel, which writes every row

@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +67,38 @@ def is_the_cpus() -> None:
     assert_close(gpu.embed_text(TEXTS * 3), cpu.embed_text(TEXTS * 3), 1e-6)
     other = claprt.load(bundle(), "tensorrt", log_mel="cpu")
     assert_close(other.embed_audio(sounds(9)), cpu.embed_audio(sounds(9)), 1e-6)
+
+
+def int16_stays_int16() -> None:
+    """What is mono int16 at the model's rate goes up as it is: half the bytes, the same vectors as on the CPU.
+
+    Files and arrays, batches of one kind and of both, in either order; two channels and other rates are float32.
+    """
+    import soundfile
+
+    from tests.kernels.fake_cuda.pycuda_env import FakeCuda
+
+    engines(batches=(1, 2, 4))
+    cpu, gpu = loaded()
+    integers = [(sound * 20_000).clip(-32_768, 32_767).astype(np.int16) for sound in sounds(6)]
+    file = bundle().parent / "sound.flac"
+    soundfile.write(file, integers[4], 48_000, subtype="PCM_16")
+    several: list[list[Any]] = [
+        [*integers, file],
+        [integers[2], sounds(3)[2], integers[3], file, sounds(5)[4]],
+        [sounds(3)[2], integers[2], np.stack([integers[2]] * 2, axis=1), integers[0].astype(">i2")],
+    ]
+    for clips in several:
+        for recipe in ("head", "windows"):
+            assert_close(gpu.embed_audio(clips, recipe=recipe), cpu.embed_audio(clips, recipe=recipe))
+        assert_close(gpu.embed_audio(clips[:1], 44_100), cpu.embed_audio(clips[:1], 44_100))
+    cuda = FakeCuda()
+    bytes_up = []
+    for sound in (integers[4], sounds(5)[4]):
+        before = cuda.count("bytes_to_device")
+        gpu.embed_audio(sound)
+        bytes_up.append(cuda.count("bytes_to_device") - before)
+    assert 960_000 <= bytes_up[0] < 961_000 < 1_920_000 <= bytes_up[1] < 1_921_000, bytes_up
 
 
 def from_many_threads() -> None:

@@ -64,6 +64,7 @@ def test_it_is_the_cpus(request: pytest.FixtureRequest, run: Run, bundle: str, d
 @pytest.mark.parametrize(
     "program",
     [
+        pipeline.int16_stays_int16,
         pipeline.from_many_threads,
         pipeline.a_warm_call_allocates_nothing,
         pipeline.shapes_that_come_again_are_captured,

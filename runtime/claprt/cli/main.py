@@ -296,6 +296,7 @@ def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
         description="List each backend and optional part, and the reason why it can or cannot be used here.",
         epilog="exit codes: 0 at least one backend is usable; 1 none is",
     )
+    _add_device(doctor)
     _add_json(doctor)
     doctor.set_defaults(run=_doctor)
 
