@@ -1,8 +1,8 @@
 """`python -m claprt_bench.gpu`, `make gpu-check`: everything that only a GPU can show, into one JSON.
 
 Each step runs by itself and is recorded as "passed", "failed" or "not run", with the reason: one that cannot run here
-takes nothing from the others. Needs nvcc and NumPy; of PyTorch, CuPy, PyCUDA, pytest and compute-sanitizer it uses what
-it finds.
+takes nothing from the others. Needs nvcc and NumPy; of PyTorch, CuPy, cuda-bindings or PyCUDA, pytest and
+compute-sanitizer it uses what it finds.
 Exit codes: 0 no step failed; 1 one did; 2 there is no GPU, or no nvcc.
 """
 
@@ -27,7 +27,7 @@ from claprt_kernels import compile as kernel_files
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("bench/results")
 _LADDER = ROOT / "kernels" / "dev" / "ladder.cu"
-_PACKAGES = ("numpy", "torch", "torchaudio", "cupy-cuda13x", "cupy-cuda12x", "pycuda")
+_PACKAGES = ("numpy", "torch", "torchaudio", "cupy-cuda13x", "cupy-cuda12x", "cuda-bindings", "pycuda")
 
 
 class NotRunError(Exception):
