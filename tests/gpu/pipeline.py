@@ -218,3 +218,22 @@ def a_bad_sound_in_between() -> None:
         with pytest.raises(AudioError, match="clip 3"):
             gpu.embed_audio(many)
     assert_close(vectors, cpu.embed_audio([sound for index, sound in enumerate(many) if index != 3]))
+
+
+def is_measured() -> None:
+    """`make gpu-check`'s measurement runs, and its rows are whole. The figures mean nothing here."""
+    from claprt_bench import gpu_towers
+
+    gpu_towers._LATENCIES, gpu_towers._MANY, gpu_towers._SOUNDS = 2, 4, 3
+    rows = gpu_towers.measure(bundle(), batches=(1, 2), seconds=0.01)
+    by_backend = {row["backend"]: row for row in rows if row["precision"] == "fp32"}
+    assert set(by_backend) == set(gpu_towers.BACKENDS)
+    assert "onnxruntime" in by_backend["ort-cuda"]["skipped"]
+    row = by_backend["tensorrt"]
+    assert row["parity"]["audio"]["holds"], row
+    assert row["parity"]["text"]["holds"], row
+    for tower in ("audio_tower", "text_tower"):
+        assert [one["batch"] for one in row[tower]] == [1, 2]
+        assert all(one["ms"] > 0 and one["per_second"] > 0 for one in row[tower])
+    assert set(row["latency_ms"]) == {"log-Mel on the GPU", "log-Mel on the CPU"}
+    assert row["throughput"]["int16 in host memory"]["clips_per_second"] > 0

@@ -72,6 +72,7 @@ def test_it_is_the_cpus(request: pytest.FixtureRequest, run: Run, bundle: str, d
         pipeline.an_engine_that_misses_is_not_kept,
         pipeline.a_lost_gpu_is_an_error,
         pipeline.a_bad_sound_in_between,
+        pipeline.is_measured,
     ],
 )
 def test_pipeline(run: Run, demo_bundle: Path, program: Callable[[], None]) -> None:
