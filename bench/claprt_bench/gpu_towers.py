@@ -104,7 +104,7 @@ def _one(
             for one in results
         ]
     clap = claprt.load(path, backend, precision)
-    row["choice"] = clap.backend_choice
+    row["choice"] = str(clap.choice)
     found = np.concatenate([clap.embed_audio(sounds), clap.embed_text(_TEXTS)])
     row["parity"] = {}
     for tower, part in (("audio", slice(0, len(sounds))), ("text", slice(len(sounds), None))):
