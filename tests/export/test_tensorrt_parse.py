@@ -1,10 +1,11 @@
-"""Every graph of a bundle is one that TensorRT takes: parsed, and built into engines, by TensorRT-RTX without a GPU.
+"""Every graph of a bundle is one that TensorRT takes: claprt builds it into engines with TensorRT-RTX, without a GPU.
 
 What the engines compute, and how fast, only a GPU can tell.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -19,12 +20,20 @@ from numpy.typing import ArrayLike
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from claprt.bundle import open_bundle
-from tests.export import tensorrt_rtx
+from claprt.engines.tensorrt.profiles import (
+    DEFAULT_BATCHES,
+    DEFAULT_TOKENS,
+    Profile,
+    audio_profiles,
+    text_profiles,
+)
+from claprt.manifest import Manifest
+from tests.export import on_tensorrt
 from tests.export.helpers import Exported
-from tests.export.tensorrt_rtx import AMPERE_AND_LATER, TURING, Report, examine
+from tests.export.on_tensorrt import AMPERE_AND_LATER, TURING, Report, examine
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec(tensorrt_rtx.BINDINGS) is None and os.environ.get("CLAPRT_REQUIRE_TENSORRT_RTX") != "1",
+    importlib.util.find_spec(on_tensorrt.BINDINGS) is None and os.environ.get("CLAPRT_REQUIRE_TENSORRT_RTX") != "1",
     reason="TensorRT-RTX is not installed: pip install 'claprt[rtx]'",
 )
 
@@ -50,9 +59,9 @@ def concerns(report: Report) -> list[str]:
     return [*report.errors, *(warning for warning in report.warnings if not HARMLESS.search(warning))]
 
 
-def assert_accepted(path: Path, variant: str, tensors: Mapping[str, str]) -> None:
+def assert_accepted(path: Path, variant: str, tensors: Mapping[str, str], profiles: Sequence[Profile] = ()) -> None:
     for capabilities in TARGETS[variant]:
-        report = examine(path, capabilities)
+        report = examine(path, capabilities, profiles)
         assert not concerns(report), (path.name, capabilities)
         assert report.tensors == tensors
         products: Counter[str] = Counter()
@@ -63,21 +72,62 @@ def assert_accepted(path: Path, variant: str, tensors: Mapping[str, str]) -> Non
         assert products.most_common(1)[0][0] == COMPUTED_IN[variant], (path.name, capabilities, report.kernels)
 
 
-@pytest.mark.parametrize("tower", ["audio", "text"])
-@pytest.mark.parametrize("bundle", ["demo_bundle", "demo_fused_bundle"])
+def default_profiles(manifest: Manifest, tower: str) -> Sequence[Profile]:
+    """Those of `claprt engine`: one clip, up to 8, up to 64."""
+    if tower == "audio":
+        return audio_profiles(manifest, DEFAULT_BATCHES)
+    return text_profiles(manifest, DEFAULT_BATCHES, DEFAULT_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "tower"),
+    [
+        ("demo_bundle", "audio"),
+        ("demo_bundle", "text"),
+        ("demo_fused_bundle", "audio"),
+        pytest.param("demo_fused_bundle", "text", marks=pytest.mark.full),  # like the other bundle's
+    ],
+)
 def test_bundles(request: pytest.FixtureRequest, bundle: str, tower: str) -> None:
     path: Path = request.getfixturevalue(bundle)
     manifest = open_bundle(path).manifest
     tensors = TEXT if tower == "text" else AUDIO | ({"is_longer": "BOOL"} if manifest.audio.fusion else {})
-    for name, variant in (manifest.text if tower == "text" else manifest.audio).variants.items():
-        assert_accepted(path / variant.file, name, tensors)
+    variants = (manifest.text if tower == "text" else manifest.audio).variants
+    assert set(variants) == set(TARGETS)
+    for name, variant in variants.items():
+        assert_accepted(path / variant.file, name, tensors, default_profiles(manifest, tower))
 
 
 @pytest.mark.full
-def test_full_size(exported: Callable[[str, bool], Exported]) -> None:
-    model = exported("htsat-base", True)
-    assert_accepted(model.directory / "audio.fp32.onnx", "fp32", AUDIO | {"is_longer": "BOOL"})
-    assert_accepted(model.directory / "text.fp32.onnx", "fp32", TEXT)
+def test_full_size(exported: Callable[[str, bool], Exported], demo_fused_bundle: Path) -> None:
+    """The demo's inputs and profiles, with full-size weights."""
+    model, manifest = exported("htsat-base", True), open_bundle(demo_fused_bundle).manifest
+    for tower, tensors in (("audio", AUDIO | {"is_longer": "BOOL"}), ("text", TEXT)):
+        profiles = default_profiles(manifest, tower)
+        assert_accepted(model.directory / f"{tower}.fp32.onnx", "fp32", tensors, profiles)
+
+
+def test_a_mean_cast_to_half_is_not_built_for_one_clip(demo_bundle: Path, tmp_path: Path) -> None:
+    """Why `towers.py` has a sum times 1/n in the place of the last mean: else no FP16 engine would take one clip.
+
+    The test's graph is the bundle's, but for that mean. Once a version builds it, the detour can go.
+    """
+    version = importlib.import_module(on_tensorrt.BINDINGS).__version__
+    if not version.startswith("1.7."):
+        pytest.skip(f"the fault is known of TensorRT-RTX 1.7, this is {version}")
+    manifest = open_bundle(demo_bundle).manifest
+    model = onnx.load(str(demo_bundle / manifest.audio.variants["fp16"].file))
+    (place,) = (index for index, found in enumerate(model.graph.node) if found.op_type == "ReduceSum")
+    total, product, cast = list(model.graph.node)[place : place + 3]
+    assert (product.op_type, product.input[0], cast.op_type) == ("Mul", total.output[0], "Cast")
+    mean = node("ReduceMean", list(total.input), list(product.output), name="mean", keepdims=0)
+    model.graph.node.remove(product)
+    model.graph.node.remove(total)
+    model.graph.node.insert(place, mean)
+    onnx.save(model, str(tmp_path / "mean.onnx"))
+    one, some = (audio_profiles(manifest, steps) for steps in ((1,), (1, 8)))
+    assert "cannot build the graph" in "".join(examine(tmp_path / "mean.onnx", profiles=one).errors)
+    assert not examine(tmp_path / "mean.onnx", profiles=some[1:]).errors
 
 
 # The check itself: what it must refuse, with the reason, and what it must not.
@@ -143,6 +193,20 @@ REFUSED: Mapping[str, tuple[list[NodeProto], dict[str, ArrayLike], list[str]]] =
         weights(np.float32) | {"zero": np.uint8(128)},
         ["'quantize'.*Non-zero zero point"],
     ),
+    "no-such-operation": ([node("Fancy", ["x"], ["y"], name="fancy")], {}, ["Fancy 'fancy'.*Plugin not found"]),
+    "data-dependent-shape": (
+        [node("NonZero", ["x"], ["places"], name="places"), node("Cast", ["places"], ["y"], to=TensorProto.FLOAT)],
+        {},
+        ["NonZero 'places'.*not found in plugin registry"],
+    ),
+    "uint8": (
+        [
+            node("Cast", ["x"], ["bytes"], name="to_uint8", to=TensorProto.UINT8),
+            node("Cast", ["bytes"], ["y"], to=TensorProto.FLOAT),
+        ],
+        {},
+        ["Cast 'to_uint8'.*does not support UINT8"],
+    ),
     "zero-scale": (quantized("x", "y"), weights(np.float32, scale=0.0), ["'quantize'.*must all be positive"]),
     "int32-bias": (
         [
@@ -158,10 +222,32 @@ REFUSED: Mapping[str, tuple[list[NodeProto], dict[str, ArrayLike], list[str]]] =
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(tmp_path: Path, name: str) -> None:
     nodes, constants, reasons = REFUSED[name]
-    report = examine(save(tmp_path / "graph.onnx", nodes, constants))
-    assert len(report.errors) == len(reasons)
-    for error, reason in zip(report.errors, reasons, strict=True):
-        assert re.search(reason, error, re.DOTALL)
+    path = save(tmp_path / "graph.onnx", nodes, constants)
+    (error,) = examine(path).errors
+    assert re.search(f"refuses the graph: {re.escape(str(path))}: .*{'.*; .*'.join(reasons)}", error)
+    assert "\n" not in error
+
+
+def test_not_an_onnx_file(tmp_path: Path) -> None:
+    (tmp_path / "graph.onnx").write_bytes(b"no graph" * 100)
+    (error,) = examine(tmp_path / "graph.onnx").errors
+    assert "refuses the graph" in error
+    assert "parse" in error
+
+
+def test_other_inputs_than_the_bundle_has(tmp_path: Path) -> None:
+    """A graph put in a tower's place: said before the library is asked to build it."""
+    path = save(tmp_path / "graph.onnx", [node("Identity", ["x"], ["y"])], {})
+    profile = Profile({"input_features": ((1, 1, 1001, 64), (8, 1, 1001, 64), (8, 1, 1001, 64))})
+    (error,) = examine(path, profiles=[profile]).errors
+    assert "other inputs than the manifest says: x; expected input_features" in error
+
+
+def test_shapes_that_the_graph_does_not_take(tmp_path: Path) -> None:
+    path = save(tmp_path / "graph.onnx", [node("Identity", ["x"], ["y"])], {})
+    (error,) = examine(path, profiles=[Profile({"x": ((1, 63, FEATURES),) * 3})]).errors
+    assert str(path) in error
+    assert "63" in error
 
 
 def test_refused_by_the_builder(tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ class ILogger:
     class Severity(enum.IntEnum):
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
+    def log(self, severity: Severity, message: str) -> None:
+        raise NotImplementedError
+
 
 class IProgressMonitor:
     phase_start = phase_finish = step_complete = None
@@ -76,7 +79,7 @@ class ParserError:
 
 
 class ITensor:
-    get_dimension_name = None
+    name = ""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -115,11 +118,14 @@ class IOptimizationProfile(dict[str, Any]):
         self[name] = (list(low), list(typical), list(high))
 
 
-class _Memory(bytes):
+class IHostMemory(bytes):
     nbytes = property(len)
 
     def serialize(self) -> bytes:
         return bytes(self)
+
+
+ITimingCache = IHostMemory
 
 
 class IBuilderConfig:
@@ -129,7 +135,7 @@ class IBuilderConfig:
     def __init__(self) -> None:
         self.profiles: list[IOptimizationProfile] = []
         self.flags = {BuilderFlag.TF32}
-        self._timings = _Memory()
+        self._timings = IHostMemory()
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         self.profiles.append(profile)
@@ -144,14 +150,14 @@ class IBuilderConfig:
     def set_memory_pool_limit(self, pool: MemoryPoolType, size: int) -> None:
         assert pool is MemoryPoolType.WORKSPACE
 
-    def create_timing_cache(self, data: bytes) -> _Memory:
-        return _Memory(data)
+    def create_timing_cache(self, data: bytes) -> IHostMemory:
+        return IHostMemory(data)
 
-    def set_timing_cache(self, cache: _Memory, ignore_mismatch: bool) -> bool:
-        self._timings = _Memory(bytes(cache) + b"timing;")
+    def set_timing_cache(self, cache: IHostMemory, ignore_mismatch: bool) -> bool:
+        self._timings = IHostMemory(bytes(cache) + b"timing;")
         return not ignore_mismatch
 
-    def get_timing_cache(self) -> _Memory:
+    def get_timing_cache(self) -> IHostMemory:
         return self._timings
 
 
@@ -169,7 +175,7 @@ class Builder:
     def create_optimization_profile(self) -> IOptimizationProfile:
         return IOptimizationProfile()
 
-    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> _Memory | None:
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
         assert BuilderFlag.TF32 not in config.flags
         monitor = config.progress_monitor
         monitor.phase_start("building", None, 2)
@@ -177,7 +183,7 @@ class Builder:
             if not monitor.step_complete("building", step):
                 return None
         monitor.phase_finish("building")
-        return _Memory(json.dumps({"graph": network.path, "profiles": config.profiles}).encode())
+        return IHostMemory(json.dumps({"graph": network.path, "profiles": config.profiles}).encode())
 
 
 class Runtime:
@@ -193,7 +199,7 @@ class Runtime:
         try:
             return ICudaEngine(json.loads(plan))
         except ValueError:
-            self._log.log(ILogger.Severity.ERROR, "the plan is damaged")  # type: ignore[attr-defined]
+            self._log.log(ILogger.Severity.ERROR, "the plan is damaged")
             return None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from claprt.engines.paths import utf8_path
-from claprt.engines.tensorrt.library import Library, make_log, readable
+from claprt.engines.tensorrt.library import Heard, Library, made, readable
 from claprt.engines.tensorrt.profiles import Profile
 from claprt.errors import BackendError, OptionError
 from claprt.progress import Progress
@@ -86,7 +86,6 @@ def build_plan(
     *,
     title: str = "engine",
     timings: bytes = b"",
-    log: Any = None,
 ) -> BuiltPlan:
     """Build one plan; minutes on TensorRT, seconds on TensorRT for RTX. Shows a progress bar on a terminal.
 
@@ -97,7 +96,6 @@ def build_plan(
         options: see `BuildOptions`.
         title: of the progress bar.
         timings: a timing cache of an earlier build; b"" begins a new one. It makes builds faster and repeatable.
-        log: of `make_log`; None makes one.
 
     Raises:
         OptionError: as `check_options`.
@@ -105,18 +103,19 @@ def build_plan(
         KeyboardInterrupt: the build was interrupted; it ends at the next step of the library.
     """
     check_options(library, options)
-    trt, log = library.trt, make_log(library.trt) if log is None else log
-    builder = _made(trt.Builder(log), "a builder", library, log)
+    trt, heard = library.trt, Heard(library.trt)
+    builder = made(lambda: trt.Builder(heard.log), "a builder", library, heard)
     # By name: the flag's number is not the same in all versions, and in none that is supported is it a default.
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = made(lambda: builder.create_network(flags), "a network", library, heard)
+    parser = made(lambda: trt.OnnxParser(network, heard.log), "a parser", library, heard)
     with utf8_path(graph) as path:
         parsed = parser.parse_from_file(path)
     if not parsed:
-        reasons = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)] or log.errors
+        reasons = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
         raise BackendError(
-            f"{library.title} refuses the graph: {graph}: {'; '.join(reasons) or 'it gives no reason'}; "
-            "build the bundle again, or run the graph on ONNX Runtime"
+            f"{library.title} refuses the graph: {graph}: {'; '.join(reasons) or heard.reasons}; build the bundle "
+            "again, or run the graph on ONNX Runtime"
         )
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -135,23 +134,16 @@ def build_plan(
         for index, capability in enumerate(capabilities):
             config.set_compute_capability(capability, index)
     else:
-        config.set_timing_cache(config.create_timing_cache(timings), False)
+        cache = config.create_timing_cache(timings) or config.create_timing_cache(b"")  # one that is damaged is none
+        config.set_timing_cache(cache, False)
     for profile in profiles:
         _add_profile(builder, config, profile, network, library)
     with Progress(title, total=0) as bar:
         plan = _build(builder, network, config, library, bar)
     if plan is None:
-        reasons = log.errors or ["it gives no reason"]
-        raise BackendError(f"{library.title} cannot build the graph: {graph}: {'; '.join(reasons)}")
+        raise BackendError(f"{library.title} cannot build the graph: {graph}: {heard.reasons}")
     cache = None if library.rtx else config.get_timing_cache()
-    return BuiltPlan(bytes(plan), tuple(log.warnings), b"" if cache is None else bytes(cache.serialize()))
-
-
-def _made(made: Any, what: str, library: Library, log: Any) -> Any:
-    """What the library made; it returns None, or an empty object, where it cannot."""
-    if made is None:
-        raise BackendError(f"{library.title} cannot make {what}: {'; '.join(log.errors) or 'it gives no reason'}")
-    return made
+    return BuiltPlan(bytes(plan), tuple(heard.warnings), b"" if cache is None else bytes(cache.serialize()))
 
 
 def _parser_error(error: Any) -> str:
@@ -180,10 +172,10 @@ def _add_profile(builder: Any, config: Any, profile: Profile, network: Any, libr
             f"the graph has other inputs than the manifest says: {', '.join(sorted(names))}; "
             f"expected {', '.join(profile.shapes)}; build the bundle again"
         )
-    made = builder.create_optimization_profile()
+    added = builder.create_optimization_profile()
     for name, shapes in profile.shapes.items():
-        made.set_shape(name, *shapes)
-    if config.add_optimization_profile(made) < 0:
+        added.set_shape(name, *shapes)
+    if config.add_optimization_profile(added) < 0:
         raise BackendError(f"{library.title} refuses the shapes {dict(profile.shapes)}; build the bundle again")
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +28,7 @@ _INSTALL = {
     "tensorrt": "pip install 'claprt[tensorrt]'; on a Jetson it is part of JetPack",
     "tensorrt-rtx": "pip install 'claprt[rtx]'",
 }
+_KEPT = 100  # messages
 # What claprt uses of the libraries, and all it may use: nothing of it was added after 10.3 or removed by 11.
 INTERFACE = (
     "Builder.build_serialized_network",
@@ -58,16 +64,15 @@ INTERFACE = (
     "IExecutionContext.set_input_shape",
     "IExecutionContext.set_optimization_profile_async",
     "IExecutionContext.set_tensor_address",
-    "ILogger.Severity",
+    "ILogger.log",
     "INetworkDefinition.get_input",
-    "INetworkDefinition.get_output",
     "INetworkDefinition.num_inputs",
-    "INetworkDefinition.num_outputs",
     "IOptimizationProfile.set_shape",
     "IProgressMonitor.phase_finish",
     "IProgressMonitor.phase_start",
     "IProgressMonitor.step_complete",
-    "ITensor.get_dimension_name",
+    "ITensor.name",
+    "ITimingCache.serialize",
     "MemoryPoolType.WORKSPACE",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
     "OnnxParser.get_error",
@@ -175,29 +180,67 @@ def version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
-def make_log(trt: ModuleType) -> Any:
-    """A logger for the library that keeps what it says: why a build fails is said nowhere else.
+class Heard:
+    """What a library says from now on, as long as somebody has this: why a build fails is said nowhere else.
 
-    Returns:
-        A `trt.ILogger` with the lists `errors`, `warnings` and `notes` of messages.
+    The library has one log for all that goes on in the process: builds side by side hear each other.
     """
+
+    def __init__(self, trt: ModuleType) -> None:
+        self.errors: deque[str] = deque(maxlen=_KEPT)
+        self.warnings: deque[str] = deque(maxlen=_KEPT)
+        self.log = _log(trt)  # for the library's constructors
+        self.log.add(self)
+
+    def hear(self, level: str, message: str) -> None:
+        """Take a message; `level` is the name of a `trt.ILogger.Severity`."""
+        if level in ("ERROR", "INTERNAL_ERROR"):
+            self.errors.append(readable(message))
+        elif level == "WARNING":
+            self.warnings.append(readable(message))
+
+    @property
+    def reasons(self) -> str:
+        """The last errors."""
+        return "; ".join(list(self.errors)[-3:]) or "it gives no reason"
+
+
+@cache
+def _log(trt: ModuleType) -> Any:
+    """The one log of a library. While anything of the library is alive, it ignores every other one it is given."""
 
     class Log(trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             super().__init__()
-            self.errors: list[str] = []
-            self.warnings: list[str] = []
-            self.notes: list[str] = []
+            self._lock = threading.RLock()  # an object that is collected in here may log too
+            self._hearers: weakref.WeakSet[Heard] = weakref.WeakSet()
 
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(readable(message))
-            elif severity == trt.ILogger.Severity.WARNING:
-                self.warnings.append(readable(message))
-            elif severity == trt.ILogger.Severity.INFO:
-                self.notes.append(message)
+        def add(self, heard: Heard) -> None:
+            with self._lock:
+                self._hearers.add(heard)
+
+        def log(self, severity: Any, message: str) -> None:  # called from the library's own threads too
+            with self._lock:
+                hearers = list(self._hearers)
+            for heard in hearers:
+                heard.hear(severity.name, message)
 
     return Log()
+
+
+def made(make: Callable[[], Any], what: str, library: Library, heard: Heard) -> Any:
+    """What the library makes. Where it cannot, its methods return None, and its constructors raise TypeError.
+
+    Raises:
+        BackendError: it cannot, with its reasons.
+    """
+    try:
+        result = make()
+    except TypeError:
+        result = None
+    if result is None:
+        raise BackendError(f"{library.title} cannot make {what}: {heard.reasons}")
+    return result
 
 
 def readable(message: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from claprt.engines.device import Shape
-from claprt.engines.tensorrt.library import Library, make_log
+from claprt.engines.tensorrt.library import Heard, Library, made
 from claprt.engines.tensorrt.profiles import Profile
 from claprt.errors import BackendError
 
@@ -57,15 +57,15 @@ class TensorRtTower:
         self.library, self.launcher = library, launcher
         self._making = threading.Lock()
         trt = library.trt
-        self.log = make_log(trt)
+        self._heard = heard = Heard(trt)
         with launcher.current():
-            self._runtime = trt.Runtime(self.log)
+            self._runtime = made(lambda: trt.Runtime(heard.log), "a runtime", library, heard)
             if host_code:
                 self._runtime.engine_host_code_allowed = True
             self.engine = self._runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
             raise BackendError(
-                f"{library.title} refuses the engine: {self._reasons()}; build it again with claprt engine --force"
+                f"{library.title} refuses the engine: {self._heard.reasons}; build it again with claprt engine --force"
             )
         self._inputs, self.output_name = self._check(inputs, dim)
         self.profiles = [self._profile(index) for index in range(self.engine.num_optimization_profiles)]
@@ -127,10 +127,10 @@ class TensorRtTower:
         """An execution context in a profile, whose memory is ours to give."""
         strategy = self.library.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         with self._making, self.launcher.current():
-            made = self.engine.create_execution_context(strategy if self._config is None else self._config)
-            if made is None or not made.set_optimization_profile_async(profile, self.launcher.handle(stream)):
-                raise BackendError(f"{self.library.title} cannot make an execution context: {self._reasons()}")
-        return made
+            context = self.engine.create_execution_context(strategy if self._config is None else self._config)
+            if context is None or not context.set_optimization_profile_async(profile, self.launcher.handle(stream)):
+                raise BackendError(f"{self.library.title} cannot make an execution context: {self._heard.reasons}")
+        return context
 
     def compiled_here(self) -> bytes:
         """What TensorRT for RTX has compiled on this GPU so far, for the next time; b"" where there is nothing."""
@@ -138,10 +138,7 @@ class TensorRtTower:
 
     def refused(self, what: str) -> BackendError:
         """An error that the library has a reason for."""
-        return BackendError(f"{self.library.title} failed: {what}: {self._reasons()}")
-
-    def _reasons(self) -> str:
-        return "; ".join(self.log.errors[-3:]) or "it gives no reason"
+        return BackendError(f"{self.library.title} failed: {what}: {self._heard.reasons}")
 
     def _runtime_config(self, compiled: bytes) -> tuple[Any, Any]:
         config = self.engine.create_runtime_config()
