@@ -5,8 +5,10 @@ Needs the bundle, a library and ONNX Runtime; neither torch nor the checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from claprt.bundle import Bundle, open_bundle
 from claprt.embedder import AudioEmbedder
-from claprt.engines.device import DeviceEngine
+from claprt.engines.device import DeviceEngine, explained
 from claprt.engines.load import TOWERS, open_engine
 from claprt.engines.tensorrt import cache
 from claprt.engines.tensorrt.build import BuildOptions, build_plan, check_options
@@ -44,6 +46,7 @@ from claprt_export.comparison import (
     verification_sounds,
     verification_texts,
 )
+from claprt_kernels import open_launcher
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ def _one(
             key.options,
             title=f"{key.tower} {key.variant}",
             timings=timings.read_bytes() if timings is not None and timings.is_file() else b"",
+            current=_current(gpu),
         )
         seconds, state, warnings = time.perf_counter() - start, "built", built.warnings
         record = cache.store(
@@ -192,6 +196,14 @@ def _one(
     return EngineResult(
         key.tower, key.variant, "built" if state == "built" else "verified", record, seconds, warnings, result
     )
+
+
+def _current(gpu: Gpu | None) -> Callable[[], AbstractContextManager[None]]:
+    """Makes the GPU the current one of a thread: the library builds for that."""
+    if gpu is None:
+        return contextlib.nullcontext
+    with explained("starting CUDA"):
+        return open_launcher(gpu.index).current
 
 
 def _existing(bundle: Bundle, key: EngineKey) -> EngineRecord | None:
