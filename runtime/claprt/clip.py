@@ -58,7 +58,23 @@ class FusionClip:
         return True
 
 
-Clip = WaveClip | FusionClip
+@dataclass(frozen=True, eq=False)
+class WholeClip:
+    """A sound longer than one clip, for a model with fusion, all of it: for who computes the four channels from that.
+
+    Attributes:
+        waveform: float32 or int16 (n,), read-only, mono, at the model's rate.
+    """
+
+    waveform: Samples
+
+    @property
+    def is_longer(self) -> bool:
+        """The model's `is_longer` input: always."""
+        return True
+
+
+Clip = WaveClip | FusionClip | WholeClip
 
 
 def wave_clip(*parts: Samples) -> WaveClip:
@@ -72,7 +88,7 @@ def features(clip: Clip, log_mel: LogMel, channels: int = 1) -> NDArray[np.float
     """The model's log-Mel input for one clip.
 
     Args:
-        clip: from `claprt.recipes.clips`.
+        clip: from `claprt.recipes.clips`; no `WholeClip`.
         log_mel: of the same spec.
         channels: of the model's input: 1, or 4 for a model with fusion.
 
@@ -83,6 +99,7 @@ def features(clip: Clip, log_mel: LogMel, channels: int = 1) -> NDArray[np.float
     if isinstance(clip, WaveClip):
         assert clip.waveform.dtype == np.float32
         return np.repeat(log_mel.clip(clip.waveform)[None], channels, axis=0)
+    assert isinstance(clip, FusionClip)
     mel = log_mel.gather(clip.samples, clip.starts)
     weight = clip.weight[:, None]
     out = np.empty((4, clip.low.size, mel.shape[1]), dtype=np.float32)

@@ -47,6 +47,7 @@ class CpuClips:
     """
 
     takes_int16 = False
+    keeps_whole = 0
 
     def __init__(self, engine: Engine, info: AudioInfo, batch_size: int) -> None:
         """Make one for an engine.

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claprt.audio_source import AudioSource
-from claprt.clip import Clip, FusionClip, Samples, WaveClip, features, wave_clip
+from claprt.clip import Clip, FusionClip, Samples, WaveClip, WholeClip, features, wave_clip
 from claprt.errors import OptionError
 from claprt.fusion import fusion_clip
 from claprt.resample import resample_blocks
@@ -32,7 +32,13 @@ from claprt.spec import RECIPES, LogMelSpec
 
 
 def clips(
-    source: AudioSource, spec: LogMelSpec, recipe: str, channels: int = 1, *, keep_int16: bool = False
+    source: AudioSource,
+    spec: LogMelSpec,
+    recipe: str,
+    channels: int = 1,
+    *,
+    keep_int16: bool = False,
+    keep_whole: int = 0,
 ) -> Iterator[Clip]:
     """The clips of a sound, in order of time, read as they are asked for.
 
@@ -41,8 +47,9 @@ def clips(
         spec: the model's log-Mel specification.
         recipe: one of `RECIPES`.
         channels: of the model's log-Mel input: 1, or 4 for a model with fusion.
-        keep_int16: give mono int16 sounds of the model's rate as they are, half the bytes, unless the recipe is
-            "fusion"; `features` takes float32 only.
+        keep_int16: give mono int16 sounds of the model's rate as int16, which `features` does not take.
+        keep_whole: with the recipe "fusion", give longer sounds of up to so many samples as a `WholeClip`, which
+            `features` does not take.
 
     Returns:
         An iterator of at least one clip; "head" and "fusion" give exactly one.
@@ -54,10 +61,10 @@ def clips(
     if channels not in (1, 4):
         raise OptionError(f"channels is {channels!r}; a CLAP model takes 1, or 4 with fusion")
     check_recipe(recipe, fusion=channels == 4)
-    if recipe == "fusion":
-        return _fusion(source, spec)
     int16 = keep_int16 and source.is_int16 and source.sampling_rate == spec.sampling_rate
     samples: Iterator[Samples] = source.int16_blocks() if int16 else _resampled(source, spec)
+    if recipe == "fusion":
+        return _fusion(source, samples, spec, keep_whole)
     if recipe == "head":
         return _head(samples, spec)
     return _windows(samples, spec, np.dtype(np.int16 if int16 else np.float32))
@@ -116,8 +123,26 @@ def _windows(samples: Iterator[Samples], spec: LogMelSpec, dtype: np.dtype[Any])
         yield wave_clip(last.waveform[hop - missing : hop], window[:filled])
 
 
-def _fusion(source: AudioSource, spec: LogMelSpec) -> Iterator[Clip]:
+def _fusion(source: AudioSource, samples: Iterator[Samples], spec: LogMelSpec, keep_whole: int) -> Iterator[Clip]:
+    if keep_whole:
+        whole = _all(samples, keep_whole)
+        if whole is not None:
+            fits = spec.frames_of(whole.size) <= spec.frames
+            whole.setflags(write=False)
+            yield WaveClip(whole) if fits else WholeClip(whole)
+            return
     yield fusion_clip(source, spec)
+
+
+def _all(samples: Iterator[Samples], most: int) -> Samples | None:
+    """A stream as one array; None if it has more than `most` samples."""
+    parts, size = [], 0
+    for block in samples:
+        parts.append(block)
+        size += block.size
+        if size > most:
+            return None
+    return np.concatenate(parts)
 
 
 __all__ = ["RECIPES", "Clip", "FusionClip", "WaveClip", "check_recipe", "clips", "features"]

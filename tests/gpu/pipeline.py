@@ -101,6 +101,24 @@ def int16_stays_int16() -> None:
     assert 960_000 <= bytes_up[0] < 961_000 < 1_920_000 <= bytes_up[1] < 1_921_000, bytes_up
 
 
+def fusion_of_long_sounds() -> None:
+    """The kernel makes the four channels of sounds up to 160 s, NumPy those of longer ones; in one batch, any type."""
+    engines(batches=(1, 4), towers=("audio",))
+    cpu, gpu = loaded()
+    noise = np.cumsum(np.random.default_rng(3).standard_normal(48_000 * 161)).astype(np.float32)
+    noise *= np.float32(0.3 / np.abs(noise).max())
+    integers = (noise * 32_767).astype(np.int16)
+    seconds = [10.01, 25.3, 161.0, 3.0, 160.0, 160.01]
+    for clips in (
+        [noise[: int(48_000 * length)] for length in seconds],
+        [integers[: int(48_000 * length)] for length in seconds],
+    ):
+        expected = cpu.embed_audio(clips, recipe="fusion")
+        assert np.abs(expected[0] - expected[1]).max() > 0.01
+        assert_close(gpu.embed_audio(clips, recipe="fusion"), expected)
+    assert_close(gpu.embed_audio(noise[: 44_100 * 20], 44_100), cpu.embed_audio(noise[: 44_100 * 20], 44_100))
+
+
 def from_many_threads() -> None:
     engines(batches=(1, 4))
     cpu, gpu = loaded()

@@ -61,6 +61,10 @@ def test_it_is_the_cpus(request: pytest.FixtureRequest, run: Run, bundle: str, d
     run(pipeline.is_the_cpus, request.getfixturevalue(bundle), **settings)
 
 
+def test_fusion_of_long_sounds(run: Run, demo_fused_bundle: Path) -> None:
+    run(pipeline.fusion_of_long_sounds, demo_fused_bundle, FAKE_CUDA_DEFER="1")
+
+
 @pytest.mark.parametrize(
     "program",
     [
