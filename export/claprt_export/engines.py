@@ -146,6 +146,53 @@ def build_engines(
     return results
 
 
+def verify_engines(path: Path, *, recordings: Path | None = None, device: int = 0) -> list[EngineResult]:
+    """Run the engines that a bundle has and that fit this GPU, and record how they do.
+
+    Engines of TensorRT for RTX that were built elsewhere are finished so: what is compiled for this GPU is kept.
+
+    Args:
+        path: the bundle's directory, which must be writable.
+        recordings: as `build_engines`.
+        device: CUDA's number of the GPU.
+
+    Returns:
+        A result for each of them.
+
+    Raises:
+        BackendError: no engine fits this GPU; a library is missing; or an engine misses its bound.
+    """
+    bundle, gpu = open_bundle(path), find_gpu(device)
+    check = _Check(bundle, recordings)
+    results, reasons = [], []
+    with cache.writing(bundle) as directory:
+        for record in list(cache.records(bundle)):
+            key = record.key
+            variant = getattr(bundle.manifest, key.tower).variants.get(key.variant)
+            if variant is None:
+                continue
+            library = load_library(key.backend)
+            found = cache.misfits(key, library, gpu, variant)
+            if found:
+                reasons.append(f"{key.variant}, {key.tower}: {'; '.join(found)}")
+                continue
+            done, result = _verified(bundle, directory, library, gpu, record, check)
+            results.append(EngineResult(key.tower, key.variant, "verified", done, 0.0, (), result))
+    if not results:
+        why = ". ".join(reasons) or f"there are none; run claprt engine {path}"
+        raise BackendError(f"the bundle has no engine for this GPU: {gpu.name}: {why}")
+    return results
+
+
+def _verified(
+    bundle: Bundle, directory: Path, library: Library, gpu: Gpu, record: EngineRecord, check: _Check
+) -> tuple[EngineRecord, dict[str, Any]]:
+    engine = open_engine(bundle, record, library, gpu)
+    result = {**check(engine, record.key.tower, record.key.variant), "driver": gpu.driver}
+    compiled: bytes = engine.tower.compiled_here()  # type: ignore[attr-defined]
+    return cache.note_verification(directory, record, gpu, result, compiled), result
+
+
 def _one(
     bundle: Bundle, directory: Path, library: Library, gpu: Gpu | None, key: EngineKey, check: _Check, force: bool
 ) -> EngineResult:
@@ -185,14 +232,11 @@ def _one(
         return EngineResult(key.tower, key.variant, state, record, seconds, warnings, known)
     assert gpu is not None
     try:
-        engine = open_engine(bundle, record, library, gpu)
-        result = check(engine, key.tower, key.variant)
+        record, result = _verified(bundle, directory, library, gpu, record, check)
     except BaseException:
         if state == "built":
             cache.discard(directory, record)
         raise
-    compiled = engine.tower.compiled_here()  # type: ignore[attr-defined]
-    record = cache.note_verification(directory, record, gpu, {**result, "driver": gpu.driver}, compiled)
     return EngineResult(
         key.tower, key.variant, "built" if state == "built" else "verified", record, seconds, warnings, result
     )

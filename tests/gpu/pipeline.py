@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import threading
 import warnings
@@ -13,9 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 import claprt
+from claprt.engines.tensorrt.build import BuildOptions
 from claprt.errors import AudioError, BackendError, ClaprtWarning
 from claprt.model import Clap
-from claprt_export.engines import build_engines
+from claprt_export.engines import build_engines, verify_engines
 
 # What the log-Mel kernel's FP32 arithmetic may change of a vector; float32 decibels differ by 1e-4 and less.
 CLOSE = 2e-5
@@ -117,6 +120,43 @@ def fusion_of_long_sounds() -> None:
         assert np.abs(expected[0] - expected[1]).max() > 0.01
         assert_close(gpu.embed_audio(clips, recipe="fusion"), expected)
     assert_close(gpu.embed_audio(noise[: 44_100 * 20], 44_100), cpu.embed_audio(noise[: 44_100 * 20], 44_100))
+
+
+def engines_from_elsewhere_are_verified_here() -> None:
+    """Built for compute capabilities, run with a warning, verified, run without; what was compiled here is used again.
+
+    On another GPU, with another driver or library they do not run, and what differs is said.
+    """
+    stand_in: Any = importlib.import_module("tensorrt_rtx")
+
+    where = BuildOptions(compute_capabilities=("8.6", "9.0"))
+    first = build_engines(bundle(), rtx=True, precisions=("fp32",), batches=(1,), options=where)
+    assert [one.verification is not None for one in first] == [True, True]  # this GPU is one of them
+    for file in (bundle() / "engines").glob("*/engine.json"):  # as if they came from elsewhere
+        record = json.loads(file.read_text())
+        record["verification"] = {}
+        file.write_text(json.dumps(record))
+    cpu = claprt.load(bundle(), "ort-cpu")
+    with pytest.warns(ClaprtWarning, match=r"has not been verified on this GPU.*--verify"):
+        assert_close(claprt.load(bundle(), "tensorrt-rtx").embed_audio(sounds(2)), cpu.embed_audio(sounds(2)))
+    results = verify_engines(bundle())
+    assert sorted((one.tower, one.state) for one in results) == [("audio", "verified"), ("text", "verified")]
+    stand_in.CREATED.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = claprt.load(bundle(), "auto")
+        assert again.backend == "tensorrt-rtx"
+        assert [name for name, _ in again.choice.passed_over] == ["tensorrt"]
+        assert_close(again.embed_text(TEXTS), cpu.embed_text(TEXTS), 1e-6)
+    assert stand_in.CREATED[0] == b"compiled here"
+    os.environ["FAKE_CUDA_CC"] = "8.9"
+    for use in (lambda: claprt.load(bundle(), "tensorrt-rtx"), lambda: verify_engines(bundle())):
+        with pytest.raises(BackendError, match=r"compute capability: 8\.6, 9\.0, here 8\.9"):
+            use()
+    os.environ["FAKE_CUDA_CC"] = "9.0"
+    stand_in.__version__ = "1.6.0.1"
+    with pytest.raises(BackendError, match=r"version of TensorRT for RTX: 1.7.1.116, here 1.6.0.1"):
+        claprt.load(bundle(), "tensorrt-rtx")
 
 
 def from_many_threads() -> None:

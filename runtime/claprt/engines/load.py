@@ -123,10 +123,9 @@ def _tensorrt(bundle: Bundle, tower: str, variant: str, backend: str, device: in
     if isinstance(record, str):
         raise BackendError(record)
     if gpu.name not in record.verification:
-        command = f"claprt engine {bundle.path} --precision {variant}{' --rtx' if library.rtx else ''}"
         warnings.warn(
-            f"this engine has not been verified on this GPU: {record.plan.file}, {gpu.name}; run {command}, which "
-            "compares it with the FP32 graph",
+            f"this engine has not been verified on this GPU: {record.plan.file}, {gpu.name}; run claprt engine "
+            f"{bundle.path} --verify, which compares it with the FP32 graph",
             ClaprtWarning,
             stacklevel=2,
         )
