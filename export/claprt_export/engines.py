@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from claprt.bundle import Bundle, open_bundle
 from claprt.embedder import AudioEmbedder
+from claprt.engines import choose_backend
 from claprt.engines.device import DeviceEngine, explained
 from claprt.engines.load import TOWERS, open_engine
 from claprt.engines.tensorrt import cache
@@ -46,7 +47,7 @@ from claprt_export.comparison import (
     verification_sounds,
     verification_texts,
 )
-from claprt_kernels import open_launcher
+from claprt_kernels import open_launcher, why_unavailable
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ def build_engines(
                 f"{precision}"
             )
     check = _Check(bundle, recordings)
+    if gpu is not None:
+        _can_verify(gpu)
     results = []
     with cache.writing(bundle) as directory:
         for tower, precision, profiles in jobs:
@@ -248,6 +251,18 @@ def _current(gpu: Gpu | None) -> Callable[[], AbstractContextManager[None]]:
         return contextlib.nullcontext
     with explained("starting CUDA"):
         return open_launcher(gpu.index).current
+
+
+def _can_verify(gpu: Gpu) -> None:
+    """Find out before a build of minutes what its verification would lack.
+
+    Raises:
+        BackendError: ONNX Runtime or the log-Mel kernel cannot be used.
+    """
+    choose_backend("ort-cpu")
+    reason = why_unavailable(gpu.index)
+    if reason is not None:
+        raise BackendError(f"engines cannot be verified here: {reason}")
 
 
 def _existing(bundle: Bundle, key: EngineKey) -> EngineRecord | None:

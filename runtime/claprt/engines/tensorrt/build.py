@@ -174,6 +174,11 @@ def _parser_error(error: Any) -> str:
     return f"{where}{' '.join(readable(error.desc()).split())} ({error.code().name})"
 
 
+def builds_for(library: Library, capability: str) -> bool:
+    """Whether TensorRT for RTX has a compute capability, such as "8.6", among those that it builds for."""
+    return f"SM{capability.replace('.', '')}" in library.trt.ComputeCapability.__members__
+
+
 def _capabilities(library: Library, wanted: Sequence[str]) -> list[Any]:
     known = library.trt.ComputeCapability.__members__
     found = []
