@@ -6,7 +6,7 @@ Needs the bundle, a library and ONNX Runtime; neither torch nor the checkpoint.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -177,9 +177,8 @@ def _one(
             cache.write_atomically(timings, built.timings)
     known = None if gpu is None else record.verification.get(gpu.name)
     runs_here = gpu is not None and not cache.misfits(key, library, gpu, variant)
-    if not runs_here or (known is not None and known.get("driver") == gpu.driver):  # type: ignore[union-attr]
+    if gpu is None or not runs_here or _holds(known, gpu):
         return EngineResult(key.tower, key.variant, state, record, seconds, warnings, known)
-    assert gpu is not None
     try:
         engine = open_engine(bundle, record, library, gpu)
         result = check(engine, key.tower, key.variant)
@@ -194,12 +193,17 @@ def _one(
     )
 
 
+def _holds(known: Mapping[str, Any] | None, gpu: Gpu) -> bool:
+    """Whether a verification is one of this GPU with this driver."""
+    return known is not None and known.get("driver") == gpu.driver and type(known.get("worst_cosine")) is float
+
+
 def _existing(bundle: Bundle, key: EngineKey) -> EngineRecord | None:
     """The engine of this key, if the cache has it whole."""
     try:
         record = cache.read_record(bundle, key.name)
         cache.read_plan(bundle, record)
-    except (BackendError, OSError, ValueError):
+    except BackendError:
         return None
     return record
 

@@ -7,6 +7,7 @@ are really FP32: TF32, which the library takes by itself, rounds inputs to 10 bi
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ def _capabilities(library: Library, wanted: Sequence[str]) -> list[Any]:
     found = []
     for capability in wanted:
         name = "SM" + capability.replace(".", "")
-        if name not in known or "." not in capability:
+        if name not in known or not re.fullmatch(r"\d+\.\d", capability):
             classes = ", ".join(f"{one[2:-1]}.{one[-1]}" for one in known if one.startswith("SM"))
             raise OptionError(
                 f"{library.title} does not build for this compute capability: {capability}; it builds for {classes}"
