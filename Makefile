@@ -1,7 +1,7 @@
 # make demo       build and verify the demo bundle, then classify sounds with it in an environment without torch
 # make test       the tests (about ten minutes on two cores, installs included)
 # make test-full  the tests, and the full-size checks
-# make lint       ruff, mypy
+# make lint       ruff, mypy, hadolint (the Dockerfiles)
 # make bench-cpu  how fast this CPU is with claprt, transformers and the stock export, into bench/results (a quiet
 #                 machine, please; the first run builds what it measures); BENCH_ARGS="--help" lists its options
 # make gpu-check  what only an NVIDIA GPU can show: the log-Mel kernel's values, sanitizers, times; into bench/results
@@ -42,6 +42,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint docker/Dockerfile.*
 
 bench-cpu: $(VENV)/.installed
 	$(BIN)/python -m claprt_bench.cpu $(BENCH_ARGS)

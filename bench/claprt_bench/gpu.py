@@ -1,8 +1,8 @@
 """`python -m claprt_bench.gpu`, `make gpu-check`: everything that only a GPU can show, into one JSON.
 
 Each step runs by itself and is recorded as "passed", "failed" or "not run", with the reason: one that cannot run here
-takes nothing from the others. Needs nvcc and NumPy; of PyTorch, CuPy, PyCUDA, pytest and compute-sanitizer it uses what
-it finds.
+takes nothing from the others. Needs nvcc and NumPy; of PyTorch, CuPy, cuda-bindings or PyCUDA, pytest and
+compute-sanitizer it uses what it finds.
 Exit codes: 0 no step failed; 1 one did; 2 there is no GPU, or no nvcc.
 """
 
@@ -27,7 +27,7 @@ from claprt_kernels import compile as kernel_files
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("bench/results")
 _LADDER = ROOT / "kernels" / "dev" / "ladder.cu"
-_PACKAGES = ("numpy", "torch", "torchaudio", "cupy-cuda13x", "cupy-cuda12x", "pycuda")
+_PACKAGES = ("numpy", "torch", "torchaudio", "cupy-cuda13x", "cupy-cuda12x", "cuda-bindings", "pycuda")
 
 
 class NotRunError(Exception):
@@ -39,6 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m claprt_bench.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, help="JSON to write; bench/results/gpu-<device>.json if left out")
     parser.add_argument("--quick", action="store_true", help="checks only, no timings")
+    parser.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="run the towers of this bundle; built from a checkpoint if left out"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="transformers' side of the towers; a full-size random one if left out",
+    )
     options = parser.parse_args(arguments)
     try:
         nvcc = kernel_files.find_nvcc()
@@ -67,6 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.quick:
             steps["ladder_times"] = lambda: _lines(_run([ladder, "--json"]))
             steps["peers"] = _peers
+            steps["towers"] = lambda: _towers(options.bundle, options.checkpoint)
+            steps["towers_pytorch"] = lambda: _towers_pytorch(options.checkpoint)
         for name, step in steps.items():
             document["steps"][name] = _outcome(step)
             outcome = document["steps"][name]
@@ -166,6 +177,49 @@ def _parity() -> dict[str, Any]:
             raise NotRunError(f"skipped: {done.stdout[-1500:]}")
         raise RuntimeError(f"{last}: {done.stdout[-2000:]}")
     return {"summary": last, **counts}
+
+
+def _checkpoint() -> Path:
+    """A full-size random checkpoint, made here once."""
+    from claprt_bench.prepare import FULL_SIZE, Prepared
+
+    _need("torch", "transformers")
+    directory = Prepared.under(ROOT / "build" / "bench", FULL_SIZE).checkpoint
+    if not (directory / "config.json").is_file():
+        from claprt_export.random_checkpoint import save_random_checkpoint
+
+        save_random_checkpoint(directory, FULL_SIZE)
+    return directory
+
+
+def _bundle(checkpoint: Path | None) -> Path:
+    """A bundle of all precisions, built here once."""
+    _need("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+    bundle = ROOT / "build" / "bench" / "gpu-bundle"
+    if not bundle.is_dir():
+        source = checkpoint or _checkpoint()
+        _run([sys.executable, "-m", "claprt", "build", source, "-o", bundle, "--precision", "fp32,fp16,int8", "--json"])
+    return bundle
+
+
+def _towers(bundle: Path | None, checkpoint: Path | None) -> Any:
+    _need("onnxruntime", "tiktoken")
+    from claprt_bench.gpu_towers import measure
+
+    return measure(bundle or _bundle(checkpoint))
+
+
+def _towers_pytorch(checkpoint: Path | None) -> Any:
+    _need("torch", "transformers")
+    from claprt_bench.gpu_towers import measure_pytorch
+
+    return measure_pytorch(checkpoint or _checkpoint())
+
+
+def _need(*packages: str) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NotRunError(f"not installed: {', '.join(missing)}")
 
 
 def _peers() -> Any:

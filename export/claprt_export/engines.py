@@ -5,8 +5,10 @@ Needs the bundle, a library and ONNX Runtime; neither torch nor the checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 
 from claprt.bundle import Bundle, open_bundle
 from claprt.embedder import AudioEmbedder
-from claprt.engines.device import DeviceEngine
+from claprt.engines import choose_backend
+from claprt.engines.device import DeviceEngine, explained
 from claprt.engines.load import TOWERS, open_engine
 from claprt.engines.tensorrt import cache
 from claprt.engines.tensorrt.build import BuildOptions, build_plan, check_options
@@ -44,6 +47,7 @@ from claprt_export.comparison import (
     verification_sounds,
     verification_texts,
 )
+from claprt_kernels import open_launcher, why_unavailable
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,8 @@ def build_engines(
                 f"{precision}"
             )
     check = _Check(bundle, recordings)
+    if gpu is not None:
+        _can_verify(gpu)
     results = []
     with cache.writing(bundle) as directory:
         for tower, precision, profiles in jobs:
@@ -141,6 +147,53 @@ def build_engines(
             key = cache.make_key(library, gpu, tower, precision, variant, profiles, options)
             results.append(_one(bundle, directory, library, gpu, key, check, force))
     return results
+
+
+def verify_engines(path: Path, *, recordings: Path | None = None, device: int = 0) -> list[EngineResult]:
+    """Run the engines that a bundle has and that fit this GPU, and record how they do.
+
+    Engines of TensorRT for RTX that were built elsewhere are finished so: what is compiled for this GPU is kept.
+
+    Args:
+        path: the bundle's directory, which must be writable.
+        recordings: as `build_engines`.
+        device: CUDA's number of the GPU.
+
+    Returns:
+        A result for each of them.
+
+    Raises:
+        BackendError: no engine fits this GPU; a library is missing; or an engine misses its bound.
+    """
+    bundle, gpu = open_bundle(path), find_gpu(device)
+    check = _Check(bundle, recordings)
+    results, reasons = [], []
+    with cache.writing(bundle) as directory:
+        for record in list(cache.records(bundle)):
+            key = record.key
+            variant = getattr(bundle.manifest, key.tower).variants.get(key.variant)
+            if variant is None:
+                continue
+            library = load_library(key.backend)
+            found = cache.misfits(key, library, gpu, variant)
+            if found:
+                reasons.append(f"{key.variant}, {key.tower}: {'; '.join(found)}")
+                continue
+            done, result = _verified(bundle, directory, library, gpu, record, check)
+            results.append(EngineResult(key.tower, key.variant, "verified", done, 0.0, (), result))
+    if not results:
+        why = ". ".join(reasons) or f"there are none; run claprt engine {path}"
+        raise BackendError(f"the bundle has no engine for this GPU: {gpu.name}: {why}")
+    return results
+
+
+def _verified(
+    bundle: Bundle, directory: Path, library: Library, gpu: Gpu, record: EngineRecord, check: _Check
+) -> tuple[EngineRecord, dict[str, Any]]:
+    engine = open_engine(bundle, record, library, gpu)
+    result = {**check(engine, record.key.tower, record.key.variant), "driver": gpu.driver}
+    compiled: bytes = engine.tower.compiled_here()  # type: ignore[attr-defined]
+    return cache.note_verification(directory, record, gpu, result, compiled), result
 
 
 def _one(
@@ -161,6 +214,7 @@ def _one(
             key.options,
             title=f"{key.tower} {key.variant}",
             timings=timings.read_bytes() if timings is not None and timings.is_file() else b"",
+            current=_current(gpu),
         )
         seconds, state, warnings = time.perf_counter() - start, "built", built.warnings
         record = cache.store(
@@ -180,14 +234,11 @@ def _one(
     if gpu is None or not runs_here or _holds(known, gpu):
         return EngineResult(key.tower, key.variant, state, record, seconds, warnings, known)
     try:
-        engine = open_engine(bundle, record, library, gpu)
-        result = check(engine, key.tower, key.variant)
+        record, result = _verified(bundle, directory, library, gpu, record, check)
     except BaseException:
         if state == "built":
             cache.discard(directory, record)
         raise
-    compiled = engine.tower.compiled_here()  # type: ignore[attr-defined]
-    record = cache.note_verification(directory, record, gpu, {**result, "driver": gpu.driver}, compiled)
     return EngineResult(
         key.tower, key.variant, "built" if state == "built" else "verified", record, seconds, warnings, result
     )
@@ -196,6 +247,26 @@ def _one(
 def _holds(known: Mapping[str, Any] | None, gpu: Gpu) -> bool:
     """Whether a verification is one of this GPU with this driver."""
     return known is not None and known.get("driver") == gpu.driver and type(known.get("worst_cosine")) is float
+
+
+def _current(gpu: Gpu | None) -> Callable[[], AbstractContextManager[None]]:
+    """Makes the GPU the current one of a thread: the library builds for that."""
+    if gpu is None:
+        return contextlib.nullcontext
+    with explained("starting CUDA"):
+        return open_launcher(gpu.index).current
+
+
+def _can_verify(gpu: Gpu) -> None:
+    """Find out before a build of minutes what its verification would lack.
+
+    Raises:
+        BackendError: ONNX Runtime or the log-Mel kernel cannot be used.
+    """
+    choose_backend("ort-cpu")
+    reason = why_unavailable(gpu.index)
+    if reason is not None:
+        raise BackendError(f"engines cannot be verified here: {reason}")
 
 
 def _existing(bundle: Bundle, key: EngineKey) -> EngineRecord | None:

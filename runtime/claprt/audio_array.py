@@ -48,14 +48,22 @@ class ArraySource(AudioSource):
         view = np.asarray(array)  # of a subclass, the plain array
         self._array: NDArray[np.generic] | None = view[:, None] if view.ndim == 1 else view
         self.known_samples = len(array)
+        self.is_int16 = kind == "int16" and self._array.shape[1] == 1
 
     def _decode(self) -> Iterator[NDArray[np.floating]]:
+        return map(_scaled, self._blocks())
+
+    def _decode_int16(self) -> Iterator[NDArray[np.int16]]:
+        for block in self._blocks():
+            yield block[:, 0].astype(np.int16, copy=False)  # native byte order
+
+    def _blocks(self) -> Iterator[NDArray[np.generic]]:
         array = self._array
         if array is None:
             raise AudioError("the array's source is closed; open the array again with open_audio")
         step = max(1, BLOCK_ITEMS // array.shape[1])
         for start in range(0, len(array), step):
-            yield _scaled(array[start : start + step])
+            yield array[start : start + step]
 
     def close(self) -> None:
         """Let go of the caller's array."""

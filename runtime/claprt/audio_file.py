@@ -120,6 +120,7 @@ class SoundFileSource(AudioSource):
         self._file, self._owned = file, owned
         self._reader = FromHere(file)
         self._opened: Any = self._open(name)  # the first pass uses it, later ones open again
+        self.is_int16 = self._opened.channels == 1 and self._opened.subtype == "PCM_16"
         try:
             super().__init__(name, check_rate(int(self._opened.samplerate), name))
         except AudioError:
@@ -141,6 +142,12 @@ class SoundFileSource(AudioSource):
             ) from error
 
     def _decode(self) -> Iterator[NDArray[np.floating]]:
+        return self._read(np.dtype(np.float32))
+
+    def _decode_int16(self) -> Iterator[NDArray[np.int16]]:
+        return (block[:, 0] for block in self._read(np.dtype(np.int16)))
+
+    def _read(self, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
         import soundfile
 
         if self._file.closed:
@@ -152,7 +159,7 @@ class SoundFileSource(AudioSource):
             # An MP3's length is an estimate from its first header; everything else counts its samples.
             promised = 0 if sound.format == "MP3" or sound.frames >= _UNKNOWN_LENGTH else sound.frames
             step = max(1, BLOCK_ITEMS // sound.channels)
-            buffer = np.empty((step, sound.channels), dtype=np.float32)
+            buffer = np.empty((step, sound.channels), dtype=dtype)
             while True:
                 try:
                     block = sound.read(out=buffer)

@@ -26,9 +26,11 @@ class AudioSource(ABC):
         name: what error messages call it: the path, the file object's name, or "array".
         sampling_rate: Hz.
         known_samples: exact length in samples per channel when it is known without decoding, else None.
+        is_int16: whether it is mono int16, which `int16_blocks` then gives as it is.
     """
 
     known_samples: int | None = None
+    is_int16: bool = False
 
     def __init__(self, name: str, sampling_rate: int) -> None:
         self.name = name
@@ -54,6 +56,24 @@ class AudioSource(ABC):
                 yield mono(block)
         if not position:
             raise AudioError(f"{shown(self.name)} has 0 samples; pass a sound with at least one sample")
+
+    def int16_blocks(self) -> Iterator[NDArray[np.int16]]:
+        """Yield a sound that `is_int16` from its beginning as int16 (k,) blocks, full scale 32768.
+
+        Raises:
+            AudioError: as `blocks`.
+        """
+        position = 0
+        for block in self._decode_int16():
+            position += len(block)
+            if len(block):
+                yield block
+        if not position:
+            raise AudioError(f"{shown(self.name)} has 0 samples; pass a sound with at least one sample")
+
+    def _decode_int16(self) -> Iterator[NDArray[np.int16]]:
+        """Yield (k,) blocks from the beginning. Only for sounds that are `is_int16`."""
+        raise NotImplementedError
 
     def close(self) -> None:  # noqa: B027 - most sources hold nothing
         """Close what this object opened; the caller's own file objects stay open."""

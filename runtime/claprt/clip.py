@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from claprt.log_mel import LogMel
+
+Samples = NDArray[Any]  # float32 of full scale 1, or int16
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,10 +19,10 @@ class WaveClip:
 
     Attributes:
         waveform: float32 (n,), read-only, mono, at the model's rate; 1 ≤ n ≤ clip_samples (or less than a hop more:
-            see the fusion recipe).
+            see the fusion recipe). int16 where that was asked for and the sound is so.
     """
 
-    waveform: NDArray[np.float32]
+    waveform: Samples
 
     @property
     def is_longer(self) -> bool:
@@ -55,10 +58,26 @@ class FusionClip:
         return True
 
 
-Clip = WaveClip | FusionClip
+@dataclass(frozen=True, eq=False)
+class WholeClip:
+    """A sound longer than one clip, for a model with fusion, all of it: for who computes the four channels from that.
+
+    Attributes:
+        waveform: float32 or int16 (n,), read-only, mono, at the model's rate.
+    """
+
+    waveform: Samples
+
+    @property
+    def is_longer(self) -> bool:
+        """The model's `is_longer` input: always."""
+        return True
 
 
-def wave_clip(*parts: NDArray[np.float32]) -> WaveClip:
+Clip = WaveClip | FusionClip | WholeClip
+
+
+def wave_clip(*parts: Samples) -> WaveClip:
     """A clip with its own copy of the samples: sources may hand out views of the caller's array."""
     waveform = np.concatenate(parts)
     waveform.setflags(write=False)
@@ -69,7 +88,7 @@ def features(clip: Clip, log_mel: LogMel, channels: int = 1) -> NDArray[np.float
     """The model's log-Mel input for one clip.
 
     Args:
-        clip: from `claprt.recipes.clips`.
+        clip: from `claprt.recipes.clips`; no `WholeClip`.
         log_mel: of the same spec.
         channels: of the model's input: 1, or 4 for a model with fusion.
 
@@ -78,7 +97,9 @@ def features(clip: Clip, log_mel: LogMel, channels: int = 1) -> NDArray[np.float
         clip gives the shrunk log-Mel, then the front, middle and back crop.
     """
     if isinstance(clip, WaveClip):
+        assert clip.waveform.dtype == np.float32
         return np.repeat(log_mel.clip(clip.waveform)[None], channels, axis=0)
+    assert isinstance(clip, FusionClip)
     mel = log_mel.gather(clip.samples, clip.starts)
     weight = clip.weight[:, None]
     out = np.empty((4, clip.low.size, mel.shape[1]), dtype=np.float32)

@@ -46,6 +46,9 @@ class CpuClips:
     their clips run side by side, and no more than two for each lane wait or run.
     """
 
+    takes_int16 = False
+    keeps_whole = 0
+
     def __init__(self, engine: Engine, info: AudioInfo, batch_size: int) -> None:
         """Make one for an engine.
 

@@ -24,6 +24,16 @@ ProgressHook = Callable[[int], None]
 class ClipVectors(Protocol):
     """Runs clips through the audio tower. Safe to use from several threads."""
 
+    @property
+    def takes_int16(self) -> bool:
+        """Whether clips may hold int16."""
+        ...
+
+    @property
+    def keeps_whole(self) -> int:
+        """Samples of the longest sound that is wanted whole by the recipe "fusion"; 0 for none."""
+        ...
+
     def vectors(self, clips: Iterator[Owned[Clip]]) -> Generator[Owned[NDArray[np.float32]], None, None]:
         """The vectors of clips, (dim,) float32 of unit length, in their order; bounded in how many wait or run."""
         ...
@@ -91,7 +101,15 @@ class AudioEmbedder:
             sums[index] = np.zeros(self._dim)
             try:
                 with open_audio(sound, sampling_rate, default_rate=spec.sampling_rate) as source:
-                    for clip in recipes.clips(source, spec, recipe, self._info.channels):
+                    clips = recipes.clips(
+                        source,
+                        spec,
+                        recipe,
+                        self._info.channels,
+                        keep_int16=self._runner.takes_int16,
+                        keep_whole=self._runner.keeps_whole,
+                    )
+                    for clip in clips:
                         yield index, clip
                         if on_progress is not None:
                             on_progress(index)

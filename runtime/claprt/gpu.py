@@ -10,6 +10,7 @@ from typing import Any
 
 from claprt.errors import BackendError
 
+NO_DRIVER = "there is no NVIDIA driver"
 _LIBRARY = "libcuda.so.1"
 _OLDEST = 12000
 _MODULE_VERSION = Path("/proc/driver/nvidia/version")
@@ -47,7 +48,7 @@ def find_gpu(device: int = 0) -> Gpu:
         driver: Any = ctypes.CDLL(_LIBRARY)
     except OSError as error:
         raise BackendError(
-            f"there is no NVIDIA driver: {_LIBRARY} was not found; install the driver, or in a container give it the "
+            f"{NO_DRIVER}: {_LIBRARY} was not found; install the driver, or in a container give it the "
             "GPU (docker run --gpus all)"
         ) from error
     version = ctypes.c_int()

@@ -14,22 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claprt import recipes
-from claprt.clip import Clip, WaveClip
+from claprt.clip import Clip, FusionClip, Samples
 from claprt.cpu_clips import Owned
 from claprt.engines.device import DeviceEngine, Slot, explained
 from claprt.errors import BackendError
 from claprt.log_mel import LogMel
 from claprt.manifest import AudioInfo
 
+_WHOLE = 16  # clips: 160 s
 _INT16, _FLOAT32 = np.dtype(np.int16), np.dtype(np.float32)
 
 
 class GpuClips:
     """A tower on a GPU, and the log-Mel kernel before it. See `claprt.embedder.ClipVectors`.
 
-    The samples under the frames of a fusion clip are not one stretch of sound: its log-Mel, five clips' worth of hours
-    perhaps, is computed by NumPy and goes up as it is.
+    With fusion the kernel makes all four channels, of sounds up to `keeps_whole` samples, which go up whole. Of longer
+    ones, hours perhaps, NumPy computes the log-Mel, and that goes up.
     """
+
+    takes_int16 = True
 
     def __init__(self, engine: DeviceEngine, info: AudioInfo) -> None:
         """Load the kernel onto the engine's GPU.
@@ -44,6 +47,7 @@ class GpuClips:
         import claprt_kernels
 
         self._engine, self._info = engine, info
+        self.keeps_whole = _WHOLE * info.log_mel.clip_samples
         self._log_mel = LogMel(info.log_mel)
         try:
             self._kernel = claprt_kernels.LogMel(
@@ -149,7 +153,7 @@ class _Batch:
 
     @property
     def full(self) -> bool:
-        return len(self.owners) >= self._most
+        return len(self.owners) >= self._most or self.samples >= self._most * self._room
 
     @property
     def used(self) -> int:
@@ -158,8 +162,8 @@ class _Batch:
 
     def add(self, owner: int, clip: Clip, log_mel: LogMel) -> None:
         """Take on a clip."""
-        if isinstance(clip, WaveClip):
-            waveform = clip.waveform
+        if not isinstance(clip, FusionClip):
+            waveform: Samples = clip.waveform
         else:
             self.features[len(self.owners)] = recipes.features(clip, log_mel, 4)
             waveform = np.zeros(1, np.float32)  # something for the kernel, which writes every row

@@ -100,9 +100,9 @@ class Clap:
         return self._choice.backend
 
     @property
-    def backend_choice(self) -> str:
-        """The backend that runs, and why not those that "auto" likes better."""
-        return str(self._choice)
+    def choice(self) -> Choice:
+        """The backend that runs, and why not those that "auto" likes better; its text says both."""
+        return self._choice
 
     @property
     def log_mel(self) -> str:
@@ -380,7 +380,7 @@ def load(
         path: the bundle's directory.
         backend: "tensorrt", "tensorrt-rtx", "ort-cuda", "ort-cpu", or "auto" for the first of them that can run this
             bundle here (`claprt doctor` lists them; the choice and its reasons are logged to the logger "claprt" and
-            are `Clap.backend_choice`). A backend asked for by name runs or is an error. The first two need engines:
+            are `Clap.choice`). A backend asked for by name runs or is an error. The first two need engines:
             `claprt engine` builds them.
         precision: "fp32", "fp16" or "int8", as far as the bundle has it; None is FP32. INT8 on a CPU is the variant
             "int8-cpu"; FP16 runs there too, no faster than FP32.

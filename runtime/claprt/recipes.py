@@ -18,19 +18,28 @@ Memory does not grow with the sound: the largest thing kept is 90 s of mono (fus
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from claprt.audio_source import AudioSource
-from claprt.clip import Clip, FusionClip, WaveClip, features, wave_clip
+from claprt.clip import Clip, FusionClip, Samples, WaveClip, WholeClip, features, wave_clip
 from claprt.errors import OptionError
 from claprt.fusion import fusion_clip
 from claprt.resample import resample_blocks
 from claprt.spec import RECIPES, LogMelSpec
 
 
-def clips(source: AudioSource, spec: LogMelSpec, recipe: str, channels: int = 1) -> Iterator[Clip]:
+def clips(
+    source: AudioSource,
+    spec: LogMelSpec,
+    recipe: str,
+    channels: int = 1,
+    *,
+    keep_int16: bool = False,
+    keep_whole: int = 0,
+) -> Iterator[Clip]:
     """The clips of a sound, in order of time, read as they are asked for.
 
     Args:
@@ -38,6 +47,9 @@ def clips(source: AudioSource, spec: LogMelSpec, recipe: str, channels: int = 1)
         spec: the model's log-Mel specification.
         recipe: one of `RECIPES`.
         channels: of the model's log-Mel input: 1, or 4 for a model with fusion.
+        keep_int16: give mono int16 sounds of the model's rate as int16, which `features` does not take.
+        keep_whole: with the recipe "fusion", give longer sounds of up to so many samples as a `WholeClip`, which
+            `features` does not take.
 
     Returns:
         An iterator of at least one clip; "head" and "fusion" give exactly one.
@@ -49,9 +61,13 @@ def clips(source: AudioSource, spec: LogMelSpec, recipe: str, channels: int = 1)
     if channels not in (1, 4):
         raise OptionError(f"channels is {channels!r}; a CLAP model takes 1, or 4 with fusion")
     check_recipe(recipe, fusion=channels == 4)
+    int16 = keep_int16 and source.is_int16 and source.sampling_rate == spec.sampling_rate
+    samples: Iterator[Samples] = source.int16_blocks() if int16 else _resampled(source, spec)
     if recipe == "fusion":
-        return _fusion(source, spec)
-    return _head(source, spec) if recipe == "head" else _windows(source, spec)
+        return _fusion(source, samples, spec, keep_whole)
+    if recipe == "head":
+        return _head(samples, spec)
+    return _windows(samples, spec, np.dtype(np.int16 if int16 else np.float32))
 
 
 def check_recipe(recipe: str, fusion: bool) -> None:
@@ -72,10 +88,10 @@ def _resampled(source: AudioSource, spec: LogMelSpec) -> Iterator[NDArray[np.flo
     return resample_blocks(source.blocks(), source.sampling_rate, spec.sampling_rate)
 
 
-def _head(source: AudioSource, spec: LogMelSpec) -> Iterator[Clip]:
-    parts: list[NDArray[np.float32]] = []
+def _head(samples: Iterator[Samples], spec: LogMelSpec) -> Iterator[Clip]:
+    parts: list[Samples] = []
     missing = spec.clip_samples
-    for block in _resampled(source, spec):
+    for block in samples:
         parts.append(block[:missing])
         missing -= parts[-1].size
         if not missing:
@@ -83,13 +99,13 @@ def _head(source: AudioSource, spec: LogMelSpec) -> Iterator[Clip]:
     yield wave_clip(*parts)
 
 
-def _windows(source: AudioSource, spec: LogMelSpec) -> Iterator[Clip]:
+def _windows(samples: Iterator[Samples], spec: LogMelSpec, dtype: np.dtype[Any]) -> Iterator[Clip]:
     size = spec.clip_samples
     hop = size // 2
-    window = np.empty(size, dtype=np.float32)
+    window = np.empty(size, dtype=dtype)
     filled = 0
     last: WaveClip | None = None
-    for block in _resampled(source, spec):
+    for block in samples:
         while block.size:
             part, block = block[: size - filled], block[size - filled :]
             window[filled : filled + part.size] = part
@@ -107,8 +123,26 @@ def _windows(source: AudioSource, spec: LogMelSpec) -> Iterator[Clip]:
         yield wave_clip(last.waveform[hop - missing : hop], window[:filled])
 
 
-def _fusion(source: AudioSource, spec: LogMelSpec) -> Iterator[Clip]:
+def _fusion(source: AudioSource, samples: Iterator[Samples], spec: LogMelSpec, keep_whole: int) -> Iterator[Clip]:
+    if keep_whole:
+        whole = _all(samples, keep_whole)
+        if whole is not None:
+            fits = spec.frames_of(whole.size) <= spec.frames
+            whole.setflags(write=False)
+            yield WaveClip(whole) if fits else WholeClip(whole)
+            return
     yield fusion_clip(source, spec)
+
+
+def _all(samples: Iterator[Samples], most: int) -> Samples | None:
+    """A stream as one array; None if it has more than `most` samples."""
+    parts, size = [], 0
+    for block in samples:
+        parts.append(block)
+        size += block.size
+        if size > most:
+            return None
+    return np.concatenate(parts)
 
 
 __all__ = ["RECIPES", "Clip", "FusionClip", "WaveClip", "check_recipe", "clips", "features"]

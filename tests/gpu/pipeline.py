@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import claprt
+from claprt.engines.tensorrt.build import BuildOptions
 from claprt.errors import AudioError, BackendError, ClaprtWarning
 from claprt.model import Clap
-from claprt_export.engines import build_engines
+from claprt_export.engines import build_engines, verify_engines
 
 # What the log-Mel kernel's FP32 arithmetic may change of a vector; float32 decibels differ by 1e-4 and less.
 CLOSE = 2e-5
@@ -66,6 +70,93 @@ def is_the_cpus() -> None:
     assert_close(gpu.embed_text(TEXTS * 3), cpu.embed_text(TEXTS * 3), 1e-6)
     other = claprt.load(bundle(), "tensorrt", log_mel="cpu")
     assert_close(other.embed_audio(sounds(9)), cpu.embed_audio(sounds(9)), 1e-6)
+
+
+def int16_stays_int16() -> None:
+    """What is mono int16 at the model's rate goes up as it is: half the bytes, the same vectors as on the CPU.
+
+    Files and arrays, batches of one kind and of both, in either order; two channels and other rates are float32.
+    """
+    import soundfile
+
+    from tests.kernels.fake_cuda.pycuda_env import FakeCuda
+
+    engines(batches=(1, 2, 4))
+    cpu, gpu = loaded()
+    integers = [(sound * 20_000).clip(-32_768, 32_767).astype(np.int16) for sound in sounds(6)]
+    file = bundle().parent / "sound.flac"
+    soundfile.write(file, integers[4], 48_000, subtype="PCM_16")
+    several: list[list[Any]] = [
+        [*integers, file],
+        [integers[2], sounds(3)[2], integers[3], file, sounds(5)[4]],
+        [sounds(3)[2], integers[2], np.stack([integers[2]] * 2, axis=1), integers[0].astype(">i2")],
+    ]
+    for clips in several:
+        for recipe in ("head", "windows"):
+            assert_close(gpu.embed_audio(clips, recipe=recipe), cpu.embed_audio(clips, recipe=recipe))
+        assert_close(gpu.embed_audio(clips[:1], 44_100), cpu.embed_audio(clips[:1], 44_100))
+    cuda = FakeCuda()
+    bytes_up = []
+    for sound in (integers[4], sounds(5)[4]):
+        before = cuda.count("bytes_to_device")
+        gpu.embed_audio(sound)
+        bytes_up.append(cuda.count("bytes_to_device") - before)
+    assert 960_000 <= bytes_up[0] < 961_000 < 1_920_000 <= bytes_up[1] < 1_921_000, bytes_up
+
+
+def fusion_of_long_sounds() -> None:
+    """The kernel makes the four channels of sounds up to 160 s, NumPy those of longer ones; in one batch, any type."""
+    engines(batches=(1, 4), towers=("audio",))
+    cpu, gpu = loaded()
+    noise = np.cumsum(np.random.default_rng(3).standard_normal(48_000 * 161)).astype(np.float32)
+    noise *= np.float32(0.3 / np.abs(noise).max())
+    integers = (noise * 32_767).astype(np.int16)
+    seconds = [10.01, 25.3, 161.0, 3.0, 160.0, 160.01]
+    for clips in (
+        [noise[: int(48_000 * length)] for length in seconds],
+        [integers[: int(48_000 * length)] for length in seconds],
+    ):
+        expected = cpu.embed_audio(clips, recipe="fusion")
+        assert np.abs(expected[0] - expected[1]).max() > 0.01
+        assert_close(gpu.embed_audio(clips, recipe="fusion"), expected)
+    assert_close(gpu.embed_audio(noise[: 44_100 * 20], 44_100), cpu.embed_audio(noise[: 44_100 * 20], 44_100))
+
+
+def engines_from_elsewhere_are_verified_here() -> None:
+    """Built for compute capabilities, run with a warning, verified, run without; what was compiled here is used again.
+
+    On another GPU, with another driver or library they do not run, and what differs is said.
+    """
+    stand_in: Any = importlib.import_module("tensorrt_rtx")
+
+    where = BuildOptions(compute_capabilities=("8.6", "9.0"))
+    first = build_engines(bundle(), rtx=True, precisions=("fp32",), batches=(1,), options=where)
+    assert [one.verification is not None for one in first] == [True, True]  # this GPU is one of them
+    for file in (bundle() / "engines").glob("*/engine.json"):  # as if they came from elsewhere
+        record = json.loads(file.read_text())
+        record["verification"] = {}
+        file.write_text(json.dumps(record))
+    cpu = claprt.load(bundle(), "ort-cpu")
+    with pytest.warns(ClaprtWarning, match=r"has not been verified on this GPU.*--verify"):
+        assert_close(claprt.load(bundle(), "tensorrt-rtx").embed_audio(sounds(2)), cpu.embed_audio(sounds(2)))
+    results = verify_engines(bundle())
+    assert sorted((one.tower, one.state) for one in results) == [("audio", "verified"), ("text", "verified")]
+    stand_in.CREATED.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = claprt.load(bundle(), "auto")
+        assert again.backend == "tensorrt-rtx"
+        assert [name for name, _ in again.choice.passed_over] == ["tensorrt"]
+        assert_close(again.embed_text(TEXTS), cpu.embed_text(TEXTS), 1e-6)
+    assert stand_in.CREATED[0] == b"compiled here"
+    os.environ["FAKE_CUDA_CC"] = "8.9"
+    for use in (lambda: claprt.load(bundle(), "tensorrt-rtx"), lambda: verify_engines(bundle())):
+        with pytest.raises(BackendError, match=r"compute capability: 8\.6, 9\.0, here 8\.9"):
+            use()
+    os.environ["FAKE_CUDA_CC"] = "9.0"
+    stand_in.__version__ = "1.6.0.1"
+    with pytest.raises(BackendError, match=r"version of TensorRT for RTX: 1.7.1.116, here 1.6.0.1"):
+        claprt.load(bundle(), "tensorrt-rtx")
 
 
 def from_many_threads() -> None:
@@ -185,3 +276,22 @@ def a_bad_sound_in_between() -> None:
         with pytest.raises(AudioError, match="clip 3"):
             gpu.embed_audio(many)
     assert_close(vectors, cpu.embed_audio([sound for index, sound in enumerate(many) if index != 3]))
+
+
+def is_measured() -> None:
+    """`make gpu-check`'s measurement runs, and its rows are whole. The figures mean nothing here."""
+    from claprt_bench import gpu_towers
+
+    gpu_towers._LATENCIES, gpu_towers._MANY, gpu_towers._SOUNDS = 2, 4, 3
+    rows = gpu_towers.measure(bundle(), batches=(1, 2), seconds=0.01)
+    by_backend = {row["backend"]: row for row in rows if row["precision"] == "fp32"}
+    assert set(by_backend) == set(gpu_towers.BACKENDS)
+    assert "onnxruntime" in by_backend["ort-cuda"]["skipped"]
+    row = by_backend["tensorrt"]
+    assert row["parity"]["audio"]["holds"], row
+    assert row["parity"]["text"]["holds"], row
+    for tower in ("audio_tower", "text_tower"):
+        assert [one["batch"] for one in row[tower]] == [1, 2]
+        assert all(one["ms"] > 0 and one["per_second"] > 0 for one in row[tower])
+    assert set(row["latency_ms"]) == {"log-Mel on the GPU", "log-Mel on the CPU"}
+    assert row["throughput"]["int16 in host memory"]["clips_per_second"] > 0

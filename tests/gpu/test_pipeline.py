@@ -61,9 +61,15 @@ def test_it_is_the_cpus(request: pytest.FixtureRequest, run: Run, bundle: str, d
     run(pipeline.is_the_cpus, request.getfixturevalue(bundle), **settings)
 
 
+def test_fusion_of_long_sounds(run: Run, demo_fused_bundle: Path) -> None:
+    run(pipeline.fusion_of_long_sounds, demo_fused_bundle, FAKE_CUDA_DEFER="1")
+
+
 @pytest.mark.parametrize(
     "program",
     [
+        pipeline.int16_stays_int16,
+        pipeline.engines_from_elsewhere_are_verified_here,
         pipeline.from_many_threads,
         pipeline.a_warm_call_allocates_nothing,
         pipeline.shapes_that_come_again_are_captured,
@@ -71,6 +77,7 @@ def test_it_is_the_cpus(request: pytest.FixtureRequest, run: Run, bundle: str, d
         pipeline.an_engine_that_misses_is_not_kept,
         pipeline.a_lost_gpu_is_an_error,
         pipeline.a_bad_sound_in_between,
+        pipeline.is_measured,
     ],
 )
 def test_pipeline(run: Run, demo_bundle: Path, program: Callable[[], None]) -> None:

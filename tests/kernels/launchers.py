@@ -27,8 +27,7 @@ def run_program(program: Callable[[], None], env: dict[str, str]) -> None:
     command = [sys.executable, "-c", f"from {program.__module__} import {program.__name__} as program; program()"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
     said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert not said, said
+    assert (done.returncode, said) == (0, ""), f"exit code {done.returncode}: {said}"
 
 
 def runner(library: str, kernels: Path) -> Callable[..., None]:

@@ -109,7 +109,7 @@ def test_kernels_are_light_and_run_without_the_runtime(runtime: bool) -> None:
     code = (
         f"import sys; {hidden}sys.path.insert(0, {str(folder)!r}); import claprt_kernels as kernels; "
         f"assert kernels.KernelError.__base__.__name__ == {family!r}, kernels.KernelError.__base__; "
-        "bad = {'torch', 'scipy', 'pycuda', 'soundfile', 'onnxruntime'} & set(sys.modules); assert not bad, bad"
+        "bad = {'torch', 'scipy', 'pycuda', 'cuda', 'soundfile', 'onnxruntime'} & set(sys.modules); assert not bad, bad"
     )
     env = os.environ | {"PYTHONPATH": str(Path(str(claprt.__file__)).parents[1])}
     subprocess.run([sys.executable, "-c", code], check=True, env=env)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 import hashlib
 import importlib.util
@@ -229,7 +230,10 @@ def test_the_engine_for_this_gpu_alone_is_liked_better(demo_bundle: Path, tmp_pa
         find_engine(bundle, "audio", "fp32", TENSORRT, GPU)
     )
     assert "no fp16 engine of the text tower; run" in str(find_engine(bundle, "text", "fp16", TENSORRT, GPU))
-    assert "--rtx" in str(find_engine(bundle, "audio", "fp16", RTX, GPU))
+    RTX.trt.ComputeCapability = enum.Enum("ComputeCapability", "CURRENT SM86 SM89")  # type: ignore[attr-defined]
+    assert str(find_engine(bundle, "audio", "fp16", RTX, GPU)).endswith("--precision fp16 --rtx")
+    hopper = replace(GPU, compute_capability="9.0")
+    assert "1.7.1.116 does not run on compute capability 9.0" in str(find_engine(bundle, "audio", "fp16", RTX, hopper))
 
 
 # Records
@@ -302,6 +306,8 @@ FORGED: dict[str, Forge] = {
     "schema-true": at("schema_version", "1"),
     "no-key": at("key", None),
     "key-list": at("key", []),
+    "no-tower": at("key/tower", "model"),
+    "no-backend": at("key/backend", "ort-cpu"),
     "version-number": at("key/version", 10),
     "gpu-list": at("key/gpu", ["NVIDIA L4"]),
     "gpu-escapes": at("key/gpu", "NVIDIA\x1b[2J"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from claprt.cli.output import print_json, print_table
@@ -12,10 +13,13 @@ from claprt.errors import OptionError
 
 
 def run_engine(args: argparse.Namespace) -> int:
-    """Build engines and print what came of it; or list those that the bundle has."""
+    """Build engines, or verify or list those that the bundle has, and print what came of it."""
     if args.list:
         return _list(args)
-    results = importlib.import_module("claprt_export.engines").build_engines(
+    engines = importlib.import_module("claprt_export.engines")
+    if args.verify:
+        return _report(args, engines.verify_engines(args.bundle, recordings=args.audio, device=args.device))
+    results = engines.build_engines(
         args.bundle,
         rtx=args.rtx,
         precisions=_names(args.precision),
@@ -33,6 +37,10 @@ def run_engine(args: argparse.Namespace) -> int:
         device=args.device,
         force=args.force,
     )
+    return _report(args, results)
+
+
+def _report(args: argparse.Namespace, results: Sequence[Any]) -> int:
     if args.json:
         print_json({"bundle": str(args.bundle), "engines": [result.to_json() for result in results]})
         return 0
@@ -50,7 +58,7 @@ def run_engine(args: argparse.Namespace) -> int:
     ]
     print_table(["variant", "tower", "engine", "size", "built in", "worst cosine", "for"], rows, right=(3, 4))
     if any(result.verification is None for result in results):
-        print("Not run here: run claprt engine again on the GPU that it is for, which finishes and verifies it.")
+        print(f"Not run here: claprt engine {args.bundle} --verify finishes and verifies it on the GPU that it is for.")
     return 0
 
 

@@ -263,7 +263,7 @@ def _add_engine_command(commands: _Commands[argparse.ArgumentParser]) -> None:
         help="build TensorRT engines of a bundle (needs claprt[tensorrt] or claprt[rtx])",
         description="Build TensorRT engines of a bundle's graphs, for the GPU here, and compare each with the FP32 "
         "graph on the CPU; one that misses its bound is not kept. With --rtx and --compute-capability no GPU is "
-        "needed: run the same command on the user's GPU to finish and verify them.",
+        "needed; --verify finishes and verifies such engines on the user's GPU.",
         epilog=_EPILOG,
     )
     engine.add_argument("bundle", metavar="BUNDLE", type=Path, help="the bundle's directory; engines go into it")
@@ -283,6 +283,9 @@ def _add_engine_command(commands: _Commands[argparse.ArgumentParser]) -> None:
     )
     engine.add_argument("--audio", metavar="DIR", type=Path, help="verify on the recordings in DIR too")
     engine.add_argument("--force", action="store_true", help="build again what is there")
+    engine.add_argument(
+        "--verify", action="store_true", help="finish and verify the engines that the bundle has for this GPU"
+    )
     engine.add_argument("--list", action="store_true", help="list the engines that the bundle has, and build none")
     _add_device(engine)
     _add_json(engine)
@@ -296,6 +299,7 @@ def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
         description="List each backend and optional part, and the reason why it can or cannot be used here.",
         epilog="exit codes: 0 at least one backend is usable; 1 none is",
     )
+    _add_device(doctor)
     _add_json(doctor)
     doctor.set_defaults(run=_doctor)
 

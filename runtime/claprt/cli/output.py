@@ -32,6 +32,11 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
 
 
+def report_note(text: str) -> None:
+    """One line on stderr that is no error."""
+    print(f"claprt: {' '.join(text.split())}", file=sys.stderr)
+
+
 def report_error(text: str) -> None:
     """One line on stderr."""
     print(f"claprt: error: {' '.join(text.split())}", file=sys.stderr)

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from claprt.cli.output import EXIT_ERROR, EXIT_PARTIAL, print_json, print_table, report_error
+from claprt.cli.output import EXIT_ERROR, EXIT_PARTIAL, print_json, print_table, report_error, report_note
 from claprt.errors import ClaprtError, OptionError, TextError
+from claprt.gpu import NO_DRIVER
 from claprt.model import DEFAULT_TEMPLATE, Clap, load
 from claprt.progress import Progress
 from claprt.vectors import Embeddings
@@ -23,7 +24,7 @@ _LINES_MAX_BYTES = 64 << 20
 def run_classify(args: argparse.Namespace) -> int:
     """Print a table or a JSON object with the best labels of each file."""
     labels = _read_lines(args.labels_file) if args.labels_file else _split_labels(args.labels)
-    clap = load(args.bundle, args.backend, args.precision, args.threads, args.device)
+    clap = _load(args)
     known = clap.embed_labels(labels, args.template or DEFAULT_TEMPLATE)
     done, vectors, errors = _embed_files(clap, args.files, args.recipe)
     ranked = clap.rank(vectors, known)
@@ -58,7 +59,7 @@ def run_embed(args: argparse.Namespace) -> int:
     if args.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
         raise OptionError(f"the vectors cannot be written: {args.output}; choose a file in a directory that exists")
     texts = _read_lines(args.texts_file) if args.texts_file else None
-    clap = load(args.bundle, args.backend, args.precision, args.threads, args.device)
+    clap = _load(args)
     errors: list[dict[str, str]] = []
     if texts is not None:
         names, vectors = texts, clap.embed_text(texts)
@@ -75,6 +76,14 @@ def run_embed(args: argparse.Namespace) -> int:
     elif names:
         print(f"{args.output}: {len(names)} vectors of {clap.embedding_dim}, space {clap.space_id}")
     return _report(errors, len(args.files))
+
+
+def _load(args: argparse.Namespace) -> Clap:
+    """The bundle. Where "auto" passes over a GPU that is there, a line on stderr says why."""
+    clap = load(args.bundle, args.backend, args.precision, args.threads, args.device)
+    if any(not reason.startswith(NO_DRIVER) for _, reason in clap.choice.passed_over):
+        report_note(f"backend {clap.choice}")
+    return clap
 
 
 def _embed_files(

@@ -300,10 +300,12 @@ class DeviceEngine:
 @contextmanager
 def explained(what: str) -> Iterator[None]:
     """Turn errors of CUDA into `BackendError`s that say what to do."""
-    from claprt_kernels import DeviceMemoryError, KernelError
+    from claprt_kernels import DeviceMemoryError, KernelError, KernelUnavailableError
 
     try:
         yield
+    except KernelUnavailableError as error:  # it says itself what to do
+        raise BackendError(str(error)) from error
     except DeviceMemoryError as error:
         raise BackendError(
             f"the GPU's memory does not suffice: {what}: {error}; free some, or use smaller batches"

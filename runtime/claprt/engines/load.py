@@ -95,6 +95,7 @@ def find_engine(bundle: Bundle, tower: str, variant: str, library: Library, gpu:
 
     Of several, those for this GPU alone come first, and of these the one that was built last.
     """
+    from claprt.engines.tensorrt.build import builds_for
     from claprt.engines.tensorrt.cache import misfits, records
 
     graph = getattr(bundle.manifest, tower).variants[variant]
@@ -109,6 +110,8 @@ def find_engine(bundle: Bundle, tower: str, variant: str, library: Library, gpu:
         return (
             f"the bundle's {variant} engine of the {tower} tower is for elsewhere: {'; '.join(nearest)}; run {command}"
         )
+    if library.rtx and not builds_for(library, gpu.compute_capability):
+        return f"{library.title} does not run on compute capability {gpu.compute_capability}; use tensorrt, or ort-cuda"
     others = sorted({record.key.variant for record in ours})
     also = f" (there is one for {', '.join(others)})" if others else ""
     return f"the bundle has no {variant} engine of the {tower} tower{also}; run {command}"
@@ -123,10 +126,9 @@ def _tensorrt(bundle: Bundle, tower: str, variant: str, backend: str, device: in
     if isinstance(record, str):
         raise BackendError(record)
     if gpu.name not in record.verification:
-        command = f"claprt engine {bundle.path} --precision {variant}{' --rtx' if library.rtx else ''}"
         warnings.warn(
-            f"this engine has not been verified on this GPU: {record.plan.file}, {gpu.name}; run {command}, which "
-            "compares it with the FP32 graph",
+            f"this engine has not been verified on this GPU: {record.plan.file}, {gpu.name}; run claprt engine "
+            f"{bundle.path} --verify, which compares it with the FP32 graph",
             ClaprtWarning,
             stacklevel=2,
         )

@@ -42,10 +42,10 @@ def why_unusable(device: int = 0) -> str | None:
     try:
         import onnxruntime as ort
     except Exception as error:  # a broken binary wheel raises whatever the loader says
-        return f"onnxruntime cannot be imported: {first_line(error)}: pip install 'claprt[gpu]'"
+        return f"onnxruntime cannot be imported: {first_line(error)}; pip install 'claprt[gpu]'"
     if _PROVIDER not in ort.get_available_providers():
         return (
-            f"onnxruntime {ort.__version__} is without CUDA: pip uninstall onnxruntime, then pip install 'claprt[gpu]' "
+            f"onnxruntime {ort.__version__} is without CUDA; pip uninstall onnxruntime, then pip install 'claprt[gpu]' "
             "(the two share one module)"
         )
     try:

@@ -15,11 +15,19 @@ BACKENDS = ("tensorrt", "tensorrt-rtx", "ort-cuda", "ort-cpu")
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """Whether a backend can run here, and the reason: a version where it can, what is missing where it can not."""
+    """Whether a backend can run here.
+
+    Attributes:
+        name: of the backend.
+        usable: whether it can run.
+        reason: GPU and versions where it can; all that is missing, and how to get it, where it can not.
+        lacks: the same, one by one, each "fact; fix".
+    """
 
     name: str
     usable: bool
     reason: str
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ def backend_status(name: str, device: int = 0) -> BackendStatus:
         reason = why_unusable(device)
         if reason is not None:
             lacks.append(reason)
-    return BackendStatus(name, not lacks, "; ".join(lacks) or ", ".join(found))
+    return BackendStatus(name, not lacks, "; ".join(lacks) or ", ".join(found), tuple(lacks))
 
 
 def choose_backend(
@@ -90,13 +98,17 @@ def choose_backend(
 def _on_cpu() -> BackendStatus:
     name = "ort-cpu"
     if importlib.util.find_spec("onnxruntime") is None:
-        return BackendStatus(name, False, "onnxruntime is not installed: pip install 'claprt[cpu]'")
+        return _lacking(name, "onnxruntime is not installed; pip install 'claprt[cpu]'")
     try:
         version = importlib.import_module("onnxruntime").__version__
     except Exception as error:  # a broken binary wheel raises whatever the loader says
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return BackendStatus(name, False, f"onnxruntime cannot be imported: {reason}")
+        return _lacking(name, f"onnxruntime cannot be imported: {reason}; pip install --force-reinstall onnxruntime")
     return BackendStatus(name, True, f"onnxruntime {version}")
+
+
+def _lacking(name: str, lack: str) -> BackendStatus:
+    return BackendStatus(name, False, lack, (lack,))
 
 
 def _or_lack(lacks: list[str], ask: Callable[[], str]) -> str:
@@ -110,7 +122,7 @@ def _or_lack(lacks: list[str], ask: Callable[[], str]) -> str:
 def _library(backend: str, load: bool) -> str:
     if backend == "ort-cuda":
         if importlib.util.find_spec("onnxruntime") is None:
-            raise BackendError("onnxruntime is not installed: pip install 'claprt[gpu]'")
+            raise BackendError("onnxruntime is not installed; pip install 'claprt[gpu]'")
         return "onnxruntime"
     from claprt.engines.tensorrt.library import installed_module, load_library
 

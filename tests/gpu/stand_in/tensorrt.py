@@ -162,6 +162,8 @@ class IBuilderConfig:
 
 
 class Builder:
+    needs_gpu = True
+
     def __init__(self, log: ILogger) -> None:
         self._log = log
 
@@ -177,6 +179,7 @@ class Builder:
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
         assert BuilderFlag.TF32 not in config.flags
+        assert not self.needs_gpu or _current_context(), "no context is current where it is built"
         monitor = config.progress_monitor
         monitor.phase_start("building", None, 2)
         for step in range(2):
@@ -193,9 +196,7 @@ class Runtime:
         self._log = log
 
     def deserialize_cuda_engine(self, plan: bytes) -> ICudaEngine | None:
-        context = ctypes.c_void_p()
-        _cuda.cuCtxGetCurrent(ctypes.byref(context))
-        assert context.value, "no context is current"
+        assert _current_context(), "no context is current"
         try:
             return ICudaEngine(json.loads(plan))
         except ValueError:
@@ -295,6 +296,12 @@ class IExecutionContext:
             return int(_cuda.cuLaunchHostFunc(ctypes.c_void_p(stream_handle), callback, None)) == 0
         finally:
             self._thread.release()
+
+
+def _current_context() -> int | None:
+    context = ctypes.c_void_p()
+    _cuda.cuCtxGetCurrent(ctypes.byref(context))
+    return context.value
 
 
 def _at(address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

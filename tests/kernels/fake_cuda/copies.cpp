@@ -35,6 +35,7 @@ CUresult copy(Side to, Side from, size_t bytes, CUstream handle, bool wait) {
     const auto pageable = [](Side side) { return !side.on_device && !pinned(side.address); };
     const bool in_graph = stream->capture != nullptr;
     if (in_graph && (pageable(from) || pageable(to))) return refuse_capturing(stream, "copies of pageable memory");
+    if (to.on_device && !from.on_device) state.counts["bytes_to_device"] += int(bytes);
     const char* source = bytes_at(from.address);
     std::shared_ptr<std::vector<char>> staged;
     // Host memory that is not pinned is read before an asynchronous copy returns, and written before it returns.

@@ -116,7 +116,8 @@ extern "C" {
 const char* fake_cuda_last_error() { return state.last_error.c_str(); }
 
 // How many calls of a function there were so far. The name is the symbol's: cuMemAlloc_v2. Also counted is
-// pageable_async_copy: asynchronous copies that were not, as the host memory was not pinned.
+// pageable_async_copy: asynchronous copies that were not, as the host memory was not pinned; and bytes_to_device: bytes of
+// copies from the host.
 int fake_cuda_count(const char* function) {
     std::lock_guard<std::mutex> lock(state.mutex);
     const auto found = state.counts.find(function);

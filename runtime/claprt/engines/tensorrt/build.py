@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from claprt.errors import BackendError, OptionError
 from claprt.progress import Progress
 
 _MIB = 1 << 20
+# What it says of every text tower: the runtime does give it int64.
+_HARMLESS = re.compile("Make sure input (input_ids|attention_mask) has Int64 binding")
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def build_plan(
     *,
     title: str = "engine",
     timings: bytes = b"",
+    current: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> BuiltPlan:
     """Build one plan; minutes on TensorRT, seconds on TensorRT for RTX. Shows a progress bar on a terminal.
 
@@ -97,6 +101,7 @@ def build_plan(
         options: see `BuildOptions`.
         title: of the progress bar.
         timings: a timing cache of an earlier build; b"" begins a new one. It makes builds faster and repeatable.
+        current: makes the GPU to build for the current one of a thread; not needed for the first GPU, or without one.
 
     Raises:
         OptionError: as `check_options`.
@@ -104,6 +109,19 @@ def build_plan(
         KeyboardInterrupt: the build was interrupted; it ends at the next step of the library.
     """
     check_options(library, options)
+    with current():
+        return _built(library, graph, profiles, options, title, timings, current)
+
+
+def _built(
+    library: Library,
+    graph: Path,
+    profiles: Sequence[Profile],
+    options: BuildOptions,
+    title: str,
+    timings: bytes,
+    current: Callable[[], AbstractContextManager[None]],
+) -> BuiltPlan:
     trt, heard = library.trt, Heard(library.trt)
     builder = made(lambda: trt.Builder(heard.log), "a builder", library, heard)
     # By name: the flag's number is not the same in all versions, and in none that is supported is it a default.
@@ -140,16 +158,25 @@ def build_plan(
     for profile in profiles:
         _add_profile(builder, config, profile, network, library)
     with Progress(title, total=0) as bar:
-        plan = _build(builder, network, config, library, bar)
+        plan = _build(builder, network, config, library, bar, current)
     if plan is None:
         raise BackendError(f"{library.title} cannot build the graph: {graph}: {heard.reasons}")
     cache = None if library.rtx else config.get_timing_cache()
-    return BuiltPlan(bytes(plan), tuple(heard.warnings), b"" if cache is None else bytes(cache.serialize()))
+    return BuiltPlan(
+        bytes(plan),
+        tuple(text for text in heard.warnings if not _HARMLESS.search(text)),
+        b"" if cache is None else bytes(cache.serialize()),
+    )
 
 
 def _parser_error(error: Any) -> str:
     where = f"{error.node_operator()} {error.node_name()!r}: " if error.node_operator() else ""
     return f"{where}{' '.join(readable(error.desc()).split())} ({error.code().name})"
+
+
+def builds_for(library: Library, capability: str) -> bool:
+    """Whether TensorRT for RTX has a compute capability, such as "8.6", among those that it builds for."""
+    return f"SM{capability.replace('.', '')}" in library.trt.ComputeCapability.__members__
 
 
 def _capabilities(library: Library, wanted: Sequence[str]) -> list[Any]:
@@ -180,7 +207,14 @@ def _add_profile(builder: Any, config: Any, profile: Profile, network: Any, libr
         raise BackendError(f"{library.title} refuses the shapes {dict(profile.shapes)}; build the bundle again")
 
 
-def _build(builder: Any, network: Any, config: Any, library: Library, bar: Progress) -> Any:
+def _build(
+    builder: Any,
+    network: Any,
+    config: Any,
+    library: Library,
+    bar: Progress,
+    current: Callable[[], AbstractContextManager[None]],
+) -> Any:
     """The serialized engine, or None.
 
     The builder works in a thread of its own: this one can then be interrupted, which the builder is told at its next
@@ -194,7 +228,8 @@ def _build(builder: Any, network: Any, config: Any, library: Library, bar: Progr
 
     def work() -> None:
         try:
-            result.append(builder.build_serialized_network(network, config))
+            with current():
+                result.append(builder.build_serialized_network(network, config))
         except BaseException as error:  # raised again below, in the thread that asked
             failed.append(error)
 

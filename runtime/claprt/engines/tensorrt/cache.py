@@ -36,6 +36,7 @@ _RECORD = "engine.json"
 _FORMAT, _SCHEMA = "claprt-engine", 1
 _RECORD_MAX_BYTES = 4 << 20
 _TEMPORARY = ".tmp-"
+_BACKENDS, _TOWERS = ("tensorrt", "tensorrt-rtx"), ("audio", "text")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class EngineKey:
     def from_json(values: Mapping[str, Any]) -> EngineKey:
         """The reverse; raises KeyError, TypeError or ValueError for what is none."""
         texts = {name: _text(values[name]) for name in ("backend", "version", "tower", "variant", "graph_sha256")}
+        if texts["backend"] not in _BACKENDS or texts["tower"] not in _TOWERS:
+            raise ValueError(f"no backend, or no tower: {texts['backend']:.80}, {texts['tower']:.80}")
         profiles = []
         for shapes in values["profiles"]:
             triples = {_text(name): [_shape(shape) for shape in three] for name, three in shapes.items()}
