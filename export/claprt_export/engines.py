@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -231,9 +231,8 @@ def _one(
             cache.write_atomically(timings, built.timings)
     known = None if gpu is None else record.verification.get(gpu.name)
     runs_here = gpu is not None and not cache.misfits(key, library, gpu, variant)
-    if not runs_here or (known is not None and known.get("driver") == gpu.driver):  # type: ignore[union-attr]
+    if gpu is None or not runs_here or _holds(known, gpu):
         return EngineResult(key.tower, key.variant, state, record, seconds, warnings, known)
-    assert gpu is not None
     try:
         record, result = _verified(bundle, directory, library, gpu, record, check)
     except BaseException:
@@ -243,6 +242,11 @@ def _one(
     return EngineResult(
         key.tower, key.variant, "built" if state == "built" else "verified", record, seconds, warnings, result
     )
+
+
+def _holds(known: Mapping[str, Any] | None, gpu: Gpu) -> bool:
+    """Whether a verification is one of this GPU with this driver."""
+    return known is not None and known.get("driver") == gpu.driver and type(known.get("worst_cosine")) is float
 
 
 def _current(gpu: Gpu | None) -> Callable[[], AbstractContextManager[None]]:
@@ -270,7 +274,7 @@ def _existing(bundle: Bundle, key: EngineKey) -> EngineRecord | None:
     try:
         record = cache.read_record(bundle, key.name)
         cache.read_plan(bundle, record)
-    except (BackendError, OSError, ValueError):
+    except BackendError:
         return None
     return record
 

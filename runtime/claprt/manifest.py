@@ -161,7 +161,7 @@ def parse_manifest(data: bytes, origin: str) -> Manifest:
     if len(data) > MANIFEST_MAX_BYTES:
         raise BundleError(f"the manifest is too large to be one: {origin}: {len(data)} bytes; build the bundle again")
     try:
-        document = _strict_json(data.decode("utf-8"))
+        document = strict_json(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise BundleError(f"the manifest is not valid JSON: {origin}: {reason}; build the bundle again") from error
@@ -186,7 +186,7 @@ def parse_manifest(data: bytes, origin: str) -> Manifest:
     return manifest
 
 
-def _strict_json(text: str) -> Any:
+def strict_json(text: str) -> Any:
     """JSON that means the same to every reader, in any language.
 
     Raises:

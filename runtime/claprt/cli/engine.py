@@ -99,11 +99,11 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _steps(text: str, option: str) -> tuple[int, ...]:
-    names = _names(text)
+    names = [name.strip() for name in text.split(",") if name.strip()]
     if not all(name.isascii() and name.isdigit() and len(name) <= 9 for name in names):
         raise OptionError(f"bad {option}: {text!r}; pass integers separated by commas, such as 1,8,64")
     return tuple(int(name) for name in names)

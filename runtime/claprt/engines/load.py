@@ -142,13 +142,14 @@ def open_engine(bundle: Bundle, record: EngineRecord, library: Library, gpu: Gpu
         BundleError, BackendError: as `load_engine`.
     """
     from claprt.engines.device import DeviceEngine, explained
-    from claprt.engines.tensorrt.cache import read_compiled, read_plan
+    from claprt.engines.tensorrt.cache import read_compiled, read_engine
     from claprt.engines.tensorrt.runner import TensorRtTower
     from claprt_kernels import open_launcher
 
     info: AudioInfo | TextInfo = getattr(bundle.manifest, record.key.tower)
     dim = bundle.manifest.model.embedding_dim
-    plan, compiled = read_plan(bundle, record), read_compiled(bundle, record, gpu)
+    record, plan = read_engine(bundle, record)
+    compiled = read_compiled(bundle, record, gpu)
     with explained("starting CUDA"):
         launcher = open_launcher(gpu.index)
         tower = TensorRtTower(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +184,7 @@ def _capabilities(library: Library, wanted: Sequence[str]) -> list[Any]:
     found = []
     for capability in wanted:
         name = "SM" + capability.replace(".", "")
-        if name not in known or "." not in capability:
+        if name not in known or not re.fullmatch(r"\d+\.\d", capability):
             classes = ", ".join(f"{one[2:-1]}.{one[-1]}" for one in known if one.startswith("SM"))
             raise OptionError(
                 f"{library.title} does not build for this compute capability: {capability}; it builds for {classes}"
@@ -220,9 +220,8 @@ def _build(
     The builder works in a thread of its own: this one can then be interrupted, which the builder is told at its next
     step. An exception must never pass through the library's C++.
     """
-    cancelled = threading.Event()
-    monitor = _monitor(library.trt, bar, cancelled)
-    config.progress_monitor = monitor
+    cancelled, done = threading.Event(), threading.Event()
+    config.progress_monitor = _monitor(library.trt, bar, cancelled)
     result: list[Any] = []
     failed: list[BaseException] = []
 
@@ -232,24 +231,22 @@ def _build(
                 result.append(builder.build_serialized_network(network, config))
         except BaseException as error:  # raised again below, in the thread that asked
             failed.append(error)
+        finally:
+            done.set()
 
     thread = threading.Thread(target=work, name="claprt-build")
-    thread.start()
-    with _cancelling(cancelled, thread):
-        while thread.is_alive():
-            thread.join(0.2)
+    try:
+        thread.start()
+        # Not `join`: once that was interrupted, Python before 3.13 takes the thread for ended (bpo-45274).
+        while not done.wait(0.2):
+            pass
+    finally:
+        cancelled.set()  # too late to matter, if the build is done
+        if thread.ident is not None:
+            done.wait()
     if failed:
         raise failed[0]
     return result[0]
-
-
-@contextlib.contextmanager
-def _cancelling(cancelled: threading.Event, thread: threading.Thread) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        cancelled.set()  # too late to matter, if the build is done
-        thread.join()
 
 
 def _monitor(trt: Any, bar: Progress, cancelled: threading.Event) -> Any:

@@ -11,10 +11,12 @@ engine or the new one. One process builds at a time; others wait, and then find 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,16 +26,17 @@ from typing import Any
 from claprt.bundle import Bundle
 from claprt.engines.tensorrt.build import BuildOptions
 from claprt.engines.tensorrt.library import Library, version_numbers
-from claprt.engines.tensorrt.profiles import Profile
-from claprt.errors import BackendError
+from claprt.engines.tensorrt.profiles import Profile, Shape
+from claprt.errors import BackendError, BundleError
 from claprt.gpu import Gpu
-from claprt.manifest import FileEntry, Variant
+from claprt.manifest import FileEntry, Variant, strict_json
 
 ENGINES_DIR = "engines"
 _RECORD = "engine.json"
 _FORMAT, _SCHEMA = "claprt-engine", 1
 _RECORD_MAX_BYTES = 4 << 20
 _TEMPORARY = ".tmp-"
+_BACKENDS, _TOWERS = ("tensorrt", "tensorrt-rtx"), ("audio", "text")
 
 
 @dataclass(frozen=True)
@@ -88,23 +91,21 @@ class EngineKey:
     def from_json(values: Mapping[str, Any]) -> EngineKey:
         """The reverse; raises KeyError, TypeError or ValueError for what is none."""
         texts = {name: _text(values[name]) for name in ("backend", "version", "tower", "variant", "graph_sha256")}
+        if texts["backend"] not in _BACKENDS or texts["tower"] not in _TOWERS:
+            raise ValueError(f"no backend, or no tower: {texts['backend']:.80}, {texts['tower']:.80}")
         profiles = []
         for shapes in values["profiles"]:
-            triples = {
-                name: tuple(tuple(int(size) for size in shape) for shape in three) for name, three in shapes.items()
-            }
+            triples = {_text(name): [_shape(shape) for shape in three] for name, three in shapes.items()}
             if not triples or any(len(three) != 3 for three in triples.values()):
                 raise ValueError("a profile without three shapes")
             profiles.append(Profile({name: (three[0], three[1], three[2]) for name, three in triples.items()}))
-        options = dict(values["options"])
-        options["compute_capabilities"] = tuple(_text(one) for one in options["compute_capabilities"])
         return EngineKey(
             **texts,
             compute_capabilities=tuple(_text(one) for one in values["compute_capabilities"]),
             gpu=None if values["gpu"] is None else _text(values["gpu"]),
             driver=None if values["driver"] is None else _text(values["driver"]),
             profiles=tuple(profiles),
-            options=BuildOptions(**options),
+            options=_options(values["options"]),
         )
 
 
@@ -142,7 +143,8 @@ def make_key(
     """The key of an engine that would be built now. `gpu` may be None only where `options` says what to build for."""
     general = bool(library.rtx or options.hardware_compatible)
     if options.compute_capabilities:
-        capabilities = options.compute_capabilities
+        capabilities = tuple(sorted(set(options.compute_capabilities), key=version_numbers))
+        options = replace(options, compute_capabilities=capabilities)
     else:
         assert gpu is not None
         capabilities = (gpu.compute_capability,)
@@ -152,7 +154,7 @@ def make_key(
         tower=tower,
         variant=name,
         graph_sha256=graph_hash(variant),
-        compute_capabilities=tuple(sorted(set(capabilities), key=version_numbers)),
+        compute_capabilities=capabilities,
         gpu=None if general or gpu is None else gpu.name,
         driver=None if general or gpu is None else gpu.driver,
         profiles=tuple(profiles),
@@ -199,40 +201,78 @@ def read_record(bundle: Bundle, name: str) -> EngineRecord:
     Raises:
         BackendError: there is none, or its record is damaged.
     """
-    path = bundle.path / ENGINES_DIR / name / _RECORD
+    return _read(bundle.path / ENGINES_DIR / name)
+
+
+def _read(folder: Path) -> EngineRecord:
+    path, name = folder / _RECORD, folder.name
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError(errno.ENOENT, "there is no such file")
         with path.open("rb") as stream:
             data = stream.read(_RECORD_MAX_BYTES + 1)
-        values = json.loads(data[:_RECORD_MAX_BYTES])
+        if len(data) > _RECORD_MAX_BYTES:
+            raise ValueError("it is too large to be one")
+        values = strict_json(data.decode("utf-8"))
         if (values["format"], values["schema_version"]) != (_FORMAT, _SCHEMA):
-            raise ValueError(f"format {values['format']!r}, version {values['schema_version']!r}")
+            raise ValueError(f"format {values['format']!r:.80}, version {values['schema_version']!r:.80}")
         key = EngineKey.from_json(values["key"])
         if key.name != name:
             raise ValueError(f"it is the record of {key.name}")
         plan = values["plan"]
-        entry = FileEntry(file=_text(plan["file"]), sha256=_text(plan["sha256"]), bytes=int(plan["bytes"]))
+        entry = FileEntry(file=_text(plan["file"]), sha256=_text(plan["sha256"]), bytes=_count(plan["bytes"]))
         if entry.file != f"{ENGINES_DIR}/{name}/{entry.sha256[:16]}.plan":
-            raise ValueError(f"its plan has another name: {entry.file!r}")
-        return EngineRecord(key, entry, dict(values["verification"]), dict(values["provenance"]))
+            raise ValueError(f"its plan has another name: {entry.file!r:.80}")
+        verification = {_text(gpu): dict(result.items()) for gpu, result in values["verification"].items()}
+        return EngineRecord(key, entry, verification, dict(values["provenance"].items()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise BackendError(
-            f"the record of an engine cannot be used: {path}: {error}; delete {path.parent} and run claprt engine"
+            f"the record of an engine cannot be used: {path}: {reason:.200}; delete {folder} and run claprt engine"
         ) from error
+
+
+def read_engine(bundle: Bundle, record: EngineRecord) -> tuple[EngineRecord, bytes]:
+    """A record and its plan; the ones that have taken their place, if another process has just built them again.
+
+    Raises:
+        BackendError: as `read_plan`.
+    """
+    path, seen = bundle.path / ENGINES_DIR / record.key.name / _RECORD, None
+    while True:
+        try:
+            return record, read_plan(bundle, record)
+        except BackendError:  # noqa: PERF203
+            stamp = _stamp(path)
+            if stamp is None or stamp == seen:
+                raise
+            seen, record = stamp, read_record(bundle, record.key.name)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What tells a file from one that has replaced it; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def read_plan(bundle: Bundle, record: EngineRecord) -> bytes:
     """The plan's bytes, after their hash was found to be the recorded one.
 
     Raises:
-        BundleError: the file is missing, outside of the bundle, or of another size.
-        BackendError: it cannot be read, or has another hash.
+        BackendError: the file is missing, outside of the bundle, cannot be read, or has another size or hash.
     """
-    path = bundle.located(record.plan)
-    fix = f"delete {path.parent} and run claprt engine again"
+    fix = f"delete {bundle.path / ENGINES_DIR / record.key.name} and run claprt engine again"
     try:
+        path = bundle.located(record.plan)
         data = path.read_bytes()
+    except BundleError as error:
+        reason = str(error).rpartition("; ")[0].replace("the manifest", "its record")
+        raise BackendError(f"the engine cannot be used: {reason}; {fix}") from error
     except OSError as error:
-        raise BackendError(f"the engine cannot be read: {path}: {error.strerror}; {fix}") from error
+        raise BackendError(f"the engine cannot be read: {error.filename}: {error.strerror}; {fix}") from error
     found = hashlib.sha256(data).hexdigest()
     if found != record.plan.sha256:
         raise BackendError(f"wrong hash: {path}: sha256 {found}, recorded is {record.plan.sha256}; {fix}")
@@ -265,16 +305,44 @@ def writing(bundle: Bundle) -> Iterator[Path]:
     directory = bundle.path / ENGINES_DIR
     try:
         directory.mkdir(exist_ok=True)
-        lock = (directory / ".lock").open("w")
+        if directory.is_symlink():  # what is written there would be outside, and never be loaded
+            raise BackendError(f"engines cannot be written: {directory} is a symbolic link; put a directory there")
+        lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise BackendError(
             f"engines cannot be written: {directory}: {error.strerror}; make the bundle's directory writable"
         ) from error
-    with lock:
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, or the process ends
-        for left in directory.glob(f"*/{_TEMPORARY}*"):  # of a process that was killed
-            left.unlink(missing_ok=True)
+        _tidy(directory)
         yield directory
+    finally:
+        os.close(lock)
+
+
+def _tidy(directory: Path) -> None:
+    """Remove what processes left that were killed."""
+    with contextlib.suppress(OSError):  # it is only in the way
+        for path in directory.glob(f"{_TEMPORARY}*"):
+            path.unlink()
+        for folder in directory.iterdir():
+            if re.fullmatch("[0-9a-f]{16}", folder.name) and not folder.is_symlink():
+                _tidy_folder(folder)
+
+
+def _tidy_folder(folder: Path) -> None:
+    """Remove temporary files, and plans that the record does not name; all of it, if there is no record."""
+    if not (folder / _RECORD).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    try:
+        kept = Path(_read(folder).plan.file).name
+    except BackendError:  # whoever is told to delete it finds all of it
+        return
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.name.startswith(_TEMPORARY) or (path.suffix == ".plan" and path.name != kept):
+                path.unlink()
 
 
 def store(directory: Path, key: EngineKey, plan: bytes, provenance: Mapping[str, Any]) -> EngineRecord:
@@ -287,22 +355,20 @@ def store(directory: Path, key: EngineKey, plan: bytes, provenance: Mapping[str,
     folder = directory / key.name
     entry = FileEntry(file=f"{ENGINES_DIR}/{key.name}/{sha256[:16]}.plan", sha256=sha256, bytes=len(plan))
     record = EngineRecord(key, entry, {}, dict(provenance))
-    existed = folder.is_dir()
     try:
+        if folder.is_symlink():  # else what is written would be outside of the bundle
+            folder.unlink()
         folder.mkdir(exist_ok=True)
         _write(folder / f"{sha256[:16]}.plan", plan)
         _write_record(folder, record)
-        for other in folder.glob("*.plan"):
-            if other.name != f"{sha256[:16]}.plan":
-                other.unlink()
     except BaseException as error:
-        if not existed:
-            shutil.rmtree(folder, ignore_errors=True)
+        _tidy_folder(folder)
         if isinstance(error, OSError):
             raise BackendError(
                 f"the engine cannot be written: {folder}: {error.strerror}; it takes {len(plan) / 1e6:.0f} MB"
             ) from error
         raise
+    _tidy_folder(folder)
     return record
 
 
@@ -376,6 +442,32 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+    if not isinstance(value, str) or not value.isprintable():
+        raise TypeError(f"{value!r:.80} is no text")
     return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{value!r:.80} is no count")
+    return value
+
+
+def _shape(values: Any) -> Shape:
+    if not isinstance(values, list):
+        raise TypeError(f"{values!r:.80} is no shape")
+    return tuple(_count(size) for size in values)
+
+
+def _options(values: Mapping[str, Any]) -> BuildOptions:
+    """`BuildOptions` of JSON, each of its own type."""
+    found = dict(values)
+    found["compute_capabilities"] = tuple(_text(one) for one in found["compute_capabilities"])
+    options = BuildOptions(**found)
+    for name in ("hardware_compatible", "version_compatible"):
+        if type(getattr(options, name)) is not bool:
+            raise TypeError(f"{name} is neither true nor false")
+    for name in ("workspace_mib", "optimization_level"):
+        if getattr(options, name) is not None:
+            _count(getattr(options, name))
+    return options

@@ -78,6 +78,7 @@ def text_profiles(manifest: Manifest, batches: Sequence[int], tokens: Sequence[i
         OptionError: the steps are not ascending positive integers, or a length is beyond the tower's limit.
     """
     limit = manifest.text.max_tokens
+    _ranges(batches, "batch", _LARGEST_BATCH)
     lengths = _ranges(tokens, "tokens", limit)
     most = max(batches) * lengths[-1].high
     if lengths[-1].high < limit:
