@@ -6,10 +6,12 @@
 #                 machine, please; the first run builds what it measures); BENCH_ARGS="--help" lists its options
 # make gpu-check  what only an NVIDIA GPU can show: the log-Mel kernel's values, sanitizers, times; into bench/results
 #                 (needs nvcc; runs with .venv if it is there, else with PYTHON, which needs NumPy and pytest)
-# Variables: PYTHON (3.10 or newer), PIP_ARGS (for pip install, such as another index for a CPU build of torch).
+# Variables: PYTHON (3.10 or newer), WORKERS (of make test, each on a core of its own; 2), PIP_ARGS (for pip install,
+#                 such as another index for a CPU build of torch).
 
 PYTHON ?= python3
 PIP_ARGS ?=
+WORKERS ?= 2
 VENV := .venv
 RUNTIME_VENV := .venv-runtime
 BIN := $(VENV)/bin
@@ -33,7 +35,7 @@ demo: $(VENV)/.installed $(RUNTIME_VENV)/.installed
 	@$(RUNTIME_BIN)/python -m claprt_export.demo.environment
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -m "not full" -n $(WORKERS) --dist loadfile
 
 test-full: $(VENV)/.installed
 	$(BIN)/python -m pytest
