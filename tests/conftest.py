@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from pathlib import Path
@@ -9,6 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.cli_helpers import Cli, Result
+
+# Workers of pytest-xdist take a core each: two with all cores' threads would wait for each other most of the time.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if _WORKER:
+    _CORES = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_CORES[int(_WORKER.removeprefix("gw")) % len(_CORES)]})
 
 SHARED = Path(os.environ.get("CLAPRT_TEST_DATA", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -71,9 +78,13 @@ def _built(source: str, factory: pytest.TempPathFactory) -> Path:
     from claprt_export import report
     from claprt_export.build import build
 
-    path = factory.mktemp(source) / "bundle"
-    with pytest.MonkeyPatch.context() as patch:
-        # A quarter of the labelled sounds, which take longer than the rest of the build; `test_full_demo` takes all.
-        patch.setattr(report, "_PER_KIND", 2)
-        build(source, path, precisions=("fp32", "fp16", "int8"))
+    # Workers share it: their directories are side by side.
+    base = factory.getbasetemp().parent if _WORKER else factory.getbasetemp()
+    path = base / f"{source}-bundle"
+    with (base / f"{source}.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.is_dir():
+            # A quarter of the labelled sounds: they take longer than all the rest. `test_full_demo` takes all.
+            patch.setattr(report, "_PER_KIND", 2)
+            build(source, path, precisions=("fp32", "fp16", "int8"))
     return path

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,25 @@ def engines_from_elsewhere_are_verified_here() -> None:
     stand_in.__version__ = "1.6.0.1"
     with pytest.raises(BackendError, match=r"version of TensorRT for RTX: 1.7.1.116, here 1.6.0.1"):
         claprt.load(bundle(), "tensorrt-rtx")
+
+
+def onnxruntime_on_cuda() -> None:
+    """The same pipeline around ONNX Runtime's CUDA provider: bindings, streams, batches, long and short texts."""
+    cuda_session: Any = importlib.import_module("cuda_session")
+    from claprt.engines import ort_cuda
+
+    def start(ort: Any, graph: str | bytes, options: Mapping[str, str]) -> Any:
+        return object() if graph is ort_cuda._IDENTITY else cuda_session.CudaSession(graph, options)
+
+    ort_cuda.start_session = start
+    import onnxruntime
+
+    onnxruntime.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    cpu, gpu = claprt.load(bundle(), "ort-cpu"), claprt.load(bundle(), "auto")
+    assert gpu.backend == "ort-cuda", gpu.choice
+    for _ in range(2):
+        assert_close(gpu.embed_audio(sounds(9)), cpu.embed_audio(sounds(9)))
+        assert_close(gpu.embed_text(TEXTS * 30), cpu.embed_text(TEXTS * 30), 1e-6)
 
 
 def from_many_threads() -> None:

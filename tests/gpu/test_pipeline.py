@@ -70,6 +70,7 @@ def test_fusion_of_long_sounds(run: Run, demo_fused_bundle: Path) -> None:
     [
         pipeline.int16_stays_int16,
         pipeline.engines_from_elsewhere_are_verified_here,
+        pipeline.onnxruntime_on_cuda,
         pipeline.from_many_threads,
         pipeline.a_warm_call_allocates_nothing,
         pipeline.shapes_that_come_again_are_captured,

@@ -291,11 +291,16 @@ class IExecutionContext:
                 noise = float(os.environ.get("STAND_IN_NOISE", "0"))
                 output[:] = found + noise * np.random.default_rng(0).standard_normal(found.shape)
 
-            callback = _HOST_FUNCTION(compute)
-            _kept.append(callback)
-            return int(_cuda.cuLaunchHostFunc(ctypes.c_void_p(stream_handle), callback, None)) == 0
+            return launch(stream_handle, compute)
         finally:
             self._thread.release()
+
+
+def launch(stream: int, compute: Any) -> bool:
+    """Put a function on a stream."""
+    callback = _HOST_FUNCTION(compute)
+    _kept.append(callback)
+    return int(_cuda.cuLaunchHostFunc(ctypes.c_void_p(stream), callback, None)) == 0
 
 
 def _current_context() -> int | None:

@@ -1,0 +1,40 @@
+"""ONNX Runtime's CUDA provider where there is no GPU: refused by name, with what is missing. It never runs on the CPU
+instead."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import claprt
+from claprt.engines import ort_cuda
+from claprt.errors import BackendError
+
+
+def test_an_onnxruntime_without_cuda_is_named() -> None:
+    reason = ort_cuda.why_unusable()
+    assert reason is not None
+    assert "is without CUDA; pip uninstall onnxruntime" in reason
+
+
+def test_it_is_not_loaded_instead_of_what_was_asked_for(demo_bundle: Path) -> None:
+    with pytest.raises(BackendError, match=r"ort-cuda: there is no (NVIDIA driver|GPU)"):
+        claprt.load(demo_bundle, "ort-cuda")
+
+
+@pytest.mark.full
+def test_the_cuda_build_without_its_libraries(tmp_path: Path) -> None:
+    """onnxruntime-gpu lists the provider and goes on without it; here that is an error that names the libraries."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), "onnxruntime-gpu"]
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"pip cannot install onnxruntime-gpu: {done.stderr.strip().splitlines()[-1]}")
+    program = "from claprt.engines.ort_cuda import why_unusable; print(why_unusable())"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert "lacks libraries: libcublasLt.so" in done.stdout
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in done.stdout
