@@ -78,17 +78,11 @@ def test_each_failure_of_the_driver_is_said(fake: dict[str, str], fail: str, wha
 
 
 def test_without_a_driver() -> None:
-    try:
-        import ctypes
-
+    with contextlib.suppress(OSError):
         ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        pass
-    else:
         pytest.skip("there is an NVIDIA driver")
-    assert said(dict(os.environ)).startswith(
-        "there is no NVIDIA driver: libcuda.so.1 was not found; install the driver"
-    )
+    expected = "there is no NVIDIA driver: libcuda.so.1 was not found; install the driver"
+    assert said(dict(os.environ)).startswith(expected)
 
 
 # Drivers of a few lines: C code and what is said of them.
