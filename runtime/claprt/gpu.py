@@ -45,12 +45,19 @@ def find_gpu(device: int = 0) -> Gpu:
         BackendError: there is no driver, it is too old or fails, or there is no such device.
     """
     try:
-        driver: Any = ctypes.CDLL(_LIBRARY)
+        return _found(ctypes.CDLL(_LIBRARY), device)
     except OSError as error:
+        if "cannot open shared object file" not in str(error):  # it is there, but broken, or for another machine
+            raise BackendError(f"the NVIDIA driver cannot be loaded: {error}; install it again") from error
         raise BackendError(
             f"{NO_DRIVER}: {_LIBRARY} was not found; install the driver, or in a container give it the "
             "GPU (docker run --gpus all)"
         ) from error
+    except AttributeError as error:
+        raise BackendError(f"the NVIDIA driver is not complete: {error}; install it again") from error
+
+
+def _found(driver: Any, device: int) -> Gpu:
     version = ctypes.c_int()
     _check(driver, driver.cuDriverGetVersion(ctypes.byref(version)), "asking for the driver's version")
     cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
@@ -87,7 +94,12 @@ def _driver_major() -> str | None:
         text = _MODULE_VERSION.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    found = re.search(r"Kernel Module[^0-9\n]*(\d+)\.\d+", text)
+    return module_major(text)
+
+
+def module_major(text: str) -> str | None:
+    """The major version in the kernel module's account of itself, NVIDIA's own or the open one."""
+    found = re.search(r"^NVRM version:.*?\s(\d+)\.\d+", text, re.MULTILINE)
     return found[1] if found else None
 
 
