@@ -33,7 +33,7 @@ from claprt_export.comparison import BOUNDS, Comparison
 BACKENDS = ("ort-cuda", "tensorrt-rtx", "tensorrt")
 BATCHES = (1, 8, 64, 256)
 TOKENS = 77
-_LATENCIES = 300
+_LATENCIES, _WARM_UP, _SINGLE_RUNS = 300, 20, 20
 _MANY = 512  # clips of one call
 _SECONDS = 0.5  # of each throughput
 _REPEATS = 5
@@ -46,11 +46,18 @@ _TEXTS = tuple(
 )
 
 
-def measure(path: Path, *, batches: Sequence[int] = BATCHES, seconds: float = _SECONDS) -> list[dict[str, Any]]:
+def measure(
+    path: Path,
+    *,
+    precisions: Sequence[str] = PRECISIONS,
+    batches: Sequence[int] = BATCHES,
+    seconds: float = _SECONDS,
+) -> list[dict[str, Any]]:
     """A row for each backend and precision of a bundle: its parity and times, or why it was not run.
 
     Args:
         path: the bundle. TensorRT's engines are built into it.
+        precisions: those that are run, as far as the bundle has them.
         batches: of the towers alone; the steps that engines are built for.
         seconds: of each throughput.
 
@@ -65,7 +72,7 @@ def measure(path: Path, *, batches: Sequence[int] = BATCHES, seconds: float = _S
     rows = []
     for backend in BACKENDS:
         state = backend_status(backend)
-        for precision in (name for name in PRECISIONS if name in bundle.manifest.variants):
+        for precision in (name for name in precisions if name in bundle.manifest.variants):
             row: dict[str, Any] = {"backend": backend, "precision": precision}
             rows.append(row)
             if not state.usable:
@@ -141,7 +148,7 @@ def _tower(engine: DeviceEngine, inputs: dict[str, NDArray[Any]], batch: int, se
             slot.enqueue(shapes)
             slot.wait(batch)
         single = []
-        for _ in range(20):
+        for _ in range(_SINGLE_RUNS):
             start = time.perf_counter()
             slot.enqueue(shapes)
             slot.wait(batch)
@@ -185,11 +192,11 @@ def _inputs(manifest: Manifest, tower: str, batch: int) -> dict[str, NDArray[Any
 def _latency(clap: claprt.Clap, sounds: list[NDArray[np.int16]]) -> dict[str, float]:
     """One clip in host memory to its vector there, again and again, in ms."""
     times = []
-    for index in range(_LATENCIES + 20):
+    for index in range(_LATENCIES + _WARM_UP):
         start = time.perf_counter()
         clap.embed_audio(sounds[index % len(sounds)])
         times.append(1000 * (time.perf_counter() - start))
-    warm = np.sort(times[20:])
+    warm = np.sort(times[_WARM_UP:])
     return {f"p{percent}": round(float(np.percentile(warm, percent)), 4) for percent in (50, 95, 99)} | {
         "first": round(times[0], 4),
         "count": len(warm),

@@ -64,7 +64,7 @@ def test_recordings_and_speech_are_embedded_as_transformers_does(
 
 
 def test_missed_bound_leaves_nothing_behind(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "FP32_MAX_ABS", 0.0)
+    monkeypatch.setattr(comparison, "FP32_MAX_ABS", 0.0)
     with pytest.raises(ExportError, match="the exported fp32 misses its bounds"):
         build(str(checkpoint), tmp_path / "bundle")
     assert left_over(tmp_path) == []
