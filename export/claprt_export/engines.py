@@ -21,7 +21,7 @@ from claprt.bundle import Bundle, open_bundle
 from claprt.embedder import AudioEmbedder
 from claprt.engines import choose_backend
 from claprt.engines.device import DeviceEngine, explained
-from claprt.engines.load import TOWERS, open_engine
+from claprt.engines.load import TOWERS, open_engine, start_engine
 from claprt.engines.tensorrt import cache
 from claprt.engines.tensorrt.build import BuildOptions, build_plan, check_options
 from claprt.engines.tensorrt.cache import EngineKey, EngineRecord
@@ -138,7 +138,7 @@ def build_engines(
                 f"{precision}"
             )
     check = _Check(bundle, recordings)
-    if gpu is not None:
+    if gpu is not None and (not options.compute_capabilities or gpu.compute_capability in options.compute_capabilities):
         _can_verify(gpu)
     results = []
     with cache.writing(bundle) as directory:
@@ -190,58 +190,74 @@ def verify_engines(path: Path, *, recordings: Path | None = None, device: int = 
 def _verified(
     bundle: Bundle, directory: Path, library: Library, gpu: Gpu, record: EngineRecord, check: _Check
 ) -> tuple[EngineRecord, dict[str, Any]]:
+    """Run an engine of the cache, and note how it does."""
     engine = open_engine(bundle, record, library, gpu)
     result = {**check(engine, record.key.tower, record.key.variant), "driver": gpu.driver}
+    return cache.note_verification(directory, record, gpu, result, _compiled(engine)), result
+
+
+def _compiled(engine: DeviceEngine) -> bytes:
+    """What TensorRT for RTX has compiled for an engine on this GPU."""
     compiled: bytes = engine.tower.compiled_here()  # type: ignore[attr-defined]
-    return cache.note_verification(directory, record, gpu, result, compiled), result
+    return compiled
 
 
 def _one(
     bundle: Bundle, directory: Path, library: Library, gpu: Gpu | None, key: EngineKey, check: _Check, force: bool
 ) -> EngineResult:
     variant = getattr(bundle.manifest, key.tower).variants[key.variant]
-    record, state, seconds = None if force else _existing(bundle, key), "there already", 0.0
-    warnings: tuple[str, ...] = ()
+    here = gpu if gpu is not None and not cache.misfits(key, library, gpu, variant) else None
+    record = None if force else _existing(bundle, key)
     if record is None:
-        for entry in variant.files:
-            bundle.verified(entry)
-        timings = cache.timing_file(directory, library, gpu) if gpu is not None and not library.rtx else None
-        start = time.perf_counter()
-        built = build_plan(
-            library,
-            bundle.located(variant),
-            key.profiles,
-            key.options,
-            title=f"{key.tower} {key.variant}",
-            timings=timings.read_bytes() if timings is not None and timings.is_file() else b"",
-            current=_current(gpu),
-        )
-        seconds, state, warnings = time.perf_counter() - start, "built", built.warnings
-        record = cache.store(
-            directory,
-            key,
-            built.plan,
-            {
-                "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                "seconds": round(seconds, 1),
-                "warnings": list(warnings),
-            },
-        )
-        if timings is not None and built.timings:
-            cache.write_atomically(timings, built.timings)
-    known = None if gpu is None else record.verification.get(gpu.name)
-    runs_here = gpu is not None and not cache.misfits(key, library, gpu, variant)
-    if gpu is None or not runs_here or _holds(known, gpu):
-        return EngineResult(key.tower, key.variant, state, record, seconds, warnings, known)
-    try:
-        record, result = _verified(bundle, directory, library, gpu, record, check)
-    except BaseException:
-        if state == "built":
-            cache.discard(directory, record)
-        raise
-    return EngineResult(
-        key.tower, key.variant, "built" if state == "built" else "verified", record, seconds, warnings, result
+        return _new(bundle, directory, library, gpu, here, key, check)
+    known = None if here is None else record.verification.get(here.name)
+    if here is None or _holds(known, here):
+        return EngineResult(key.tower, key.variant, "there already", record, 0.0, (), known)
+    record, result = _verified(bundle, directory, library, here, record, check)
+    return EngineResult(key.tower, key.variant, "verified", record, 0.0, (), result)
+
+
+def _new(
+    bundle: Bundle,
+    directory: Path,
+    library: Library,
+    gpu: Gpu | None,
+    here: Gpu | None,
+    key: EngineKey,
+    check: _Check,
+) -> EngineResult:
+    """Build an engine, run it if it runs here, and only then put it into the cache."""
+    variant = getattr(bundle.manifest, key.tower).variants[key.variant]
+    for entry in variant.files:
+        bundle.verified(entry)
+    timings = cache.timing_file(directory, library, gpu) if gpu is not None and not library.rtx else None
+    start = time.perf_counter()
+    built = build_plan(
+        library,
+        bundle.located(variant),
+        key.profiles,
+        key.options,
+        title=f"{key.tower} {key.variant}",
+        timings=timings.read_bytes() if timings is not None and timings.is_file() else b"",
+        current=_current(gpu),
     )
+    seconds = time.perf_counter() - start
+    if timings is not None and built.timings:
+        cache.write_atomically(timings, built.timings)
+    result, compiled = None, b""
+    if here is not None:
+        engine = start_engine(bundle, key, built.plan, b"", library, here)
+        result = {**check(engine, key.tower, key.variant), "driver": here.driver}
+        compiled = _compiled(engine)
+    provenance = {
+        "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "warnings": list(built.warnings),
+    }
+    record = cache.store(directory, key, built.plan, provenance)
+    if here is not None and result is not None:
+        record = cache.note_verification(directory, record, here, result, compiled)
+    return EngineResult(key.tower, key.variant, "built", record, seconds, built.warnings, result)
 
 
 def _holds(known: Mapping[str, Any] | None, gpu: Gpu) -> bool:

@@ -264,11 +264,17 @@ def no_memory_is_an_error() -> None:
 
 
 def an_engine_that_misses_is_not_kept() -> None:
+    """One that was there before stays."""
+    good = build_engines(bundle(), precisions=("fp32",), towers=("text",), batches=(1,))
+    kept = sorted((bundle() / "engines").glob("*/*"))
     os.environ["STAND_IN_NOISE"] = "0.02"
-    for tower in ("audio", "text"):
+    for tower, force in (("audio", False), ("text", True)):
         with pytest.raises(BackendError, match=r"misses its bound and is not kept.*the worst is"):
-            engines(batches=(1,), towers=(tower,))
-    assert not list((bundle() / "engines").glob("*/*"))
+            engines(batches=(1,), towers=(tower,), force=force)
+    assert sorted((bundle() / "engines").glob("*/*")) == kept
+    del os.environ["STAND_IN_NOISE"]
+    (again,) = build_engines(bundle(), precisions=("fp32",), towers=("text",), batches=(1,))
+    assert (again.state, again.record) == ("there already", good[0].record)
 
 
 def a_lost_gpu_is_an_error() -> None:

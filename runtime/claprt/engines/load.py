@@ -12,7 +12,7 @@ from claprt.manifest import AudioInfo, TextInfo
 
 if TYPE_CHECKING:
     from claprt.engines.device import DeviceEngine
-    from claprt.engines.tensorrt.cache import EngineRecord
+    from claprt.engines.tensorrt.cache import EngineKey, EngineRecord
     from claprt.engines.tensorrt.library import Library
     from claprt.gpu import Gpu
 
@@ -136,29 +136,40 @@ def _tensorrt(bundle: Bundle, tower: str, variant: str, backend: str, device: in
 
 
 def open_engine(bundle: Bundle, record: EngineRecord, library: Library, gpu: Gpu) -> DeviceEngine:
-    """Load an engine of the cache onto a GPU, as a `DeviceEngine`.
+    """Load an engine of the cache onto a GPU.
 
     Raises:
         BundleError, BackendError: as `load_engine`.
     """
-    from claprt.engines.device import DeviceEngine, explained
     from claprt.engines.tensorrt.cache import read_compiled, read_engine
+
+    record, plan = read_engine(bundle, record)
+    return start_engine(bundle, record.key, plan, read_compiled(bundle, record, gpu), library, gpu)
+
+
+def start_engine(
+    bundle: Bundle, key: EngineKey, plan: bytes, compiled: bytes, library: Library, gpu: Gpu
+) -> DeviceEngine:
+    """Load a plan onto a GPU. It is code: it must have been built here, or come from the cache.
+
+    Args:
+        bundle: that it was built for.
+        key: of the plan.
+        plan: the serialized engine.
+        compiled: what TensorRT for RTX compiled for this GPU before; b"" for nothing.
+        library: that built it.
+        gpu: to run on.
+
+    Raises:
+        BackendError: the GPU or the library fails, or the plan is not of this tower.
+    """
+    from claprt.engines.device import DeviceEngine, explained
     from claprt.engines.tensorrt.runner import TensorRtTower
     from claprt_kernels import open_launcher
 
-    info: AudioInfo | TextInfo = getattr(bundle.manifest, record.key.tower)
-    dim = bundle.manifest.model.embedding_dim
-    record, plan = read_engine(bundle, record)
-    compiled = read_compiled(bundle, record, gpu)
+    info: AudioInfo | TextInfo = getattr(bundle.manifest, key.tower)
+    dim, host_code = bundle.manifest.model.embedding_dim, key.options.version_compatible
     with explained("starting CUDA"):
         launcher = open_launcher(gpu.index)
-        tower = TensorRtTower(
-            library,
-            launcher,
-            plan,
-            tower_inputs(info),
-            dim,
-            host_code=record.key.options.version_compatible,
-            compiled=compiled,
-        )
+        tower = TensorRtTower(library, launcher, plan, tower_inputs(info), dim, host_code=host_code, compiled=compiled)
         return DeviceEngine(launcher, tower, dim)

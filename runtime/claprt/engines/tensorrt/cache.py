@@ -394,13 +394,6 @@ def note_verification(
     return changed
 
 
-def discard(directory: Path, record: EngineRecord) -> None:
-    """Remove an engine, inside of `writing`: its record first, so that nobody finds half of it."""
-    folder = directory / record.key.name
-    (folder / _RECORD).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def timing_file(directory: Path, library: Library, gpu: Gpu) -> Path:
     """Where the timing cache of this library on this GPU is kept."""
     name = hashlib.sha256(f"{library.version} {gpu.name} {gpu.compute_capability}".encode()).hexdigest()[:16]
