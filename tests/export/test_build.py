@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from claprt_export.build import build
 from claprt_export.checkpoint import load_checkpoint
 from claprt_export.demo import sounds
 from claprt_export.random_checkpoint import save_random_checkpoint
+from tests.export import on_tensorrt
 
 
 def left_over(directory: Path) -> list[str]:
@@ -206,6 +208,19 @@ def test_full_size(tmp_path: Path, shared_audio: Path, size: str, fusion: bool) 
     clap = claprt.load(tmp_path / "bundle")
     vectors = clap.embed_audio(sorted(shared_audio.glob("*.ogg")))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+    if importlib.util.find_spec(on_tensorrt.BINDINGS) or os.environ.get("CLAPRT_REQUIRE_TENSORRT_RTX") == "1":
+        assert_engines_are_built(tmp_path / "bundle")
+
+
+def assert_engines_are_built(bundle: Path) -> None:
+    """TensorRT for RTX takes every graph of a bundle that is made for GPUs."""
+    command = [sys.executable, "-m", "claprt", "engine", str(bundle), "--rtx", "--compute-capability", "8.6,8.9,12.0"]
+    command += ["--precision", "fp32,fp16,int8", "--json"]
+    engines = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["engines"]
+    assert sorted((one["variant"], one["tower"]) for one in engines) == sorted(
+        (variant, tower) for variant in ("fp32", "fp16", "int8") for tower in ("audio", "text")
+    )
+    assert all(one["state"] == "built" and not one["warnings"] for one in engines), engines
 
 
 def test_no_option_skips_the_verification() -> None:
