@@ -1,5 +1,5 @@
 # make demo       build and verify the demo bundle, then classify sounds with it in an environment without torch
-# make test       the tests (about ten minutes on two cores, installs included)
+# make test       the tests (a quarter of an hour on two cores, installs included)
 # make test-full  the tests, and the full-size checks
 # make lint       ruff, mypy, hadolint (the Dockerfiles)
 # make bench-cpu  how fast this CPU is with claprt, transformers and the stock export, into bench/results (a quiet
