@@ -57,6 +57,19 @@ def demo_fused_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _built("demo-fused", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def emulated_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels for the fake driver; and a fatbin, which launchers load first."""
+    from claprt_kernels import compile as kernel_files
+    from tests.kernels.emulated import compile_emulated
+
+    try:
+        kernel_files.compile_fatbin()
+    except kernel_files.CompileError as error:
+        pytest.skip(str(error))
+    return compile_emulated(tmp_path_factory.mktemp("kernels") / "kernels.so")
+
+
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
     """Run a command in this process."""

@@ -15,9 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from claprt_kernels import compile as kernel_files
 from tests.gpu import pipeline
-from tests.kernels.emulated import compile_emulated
 from tests.kernels.fake_cuda.build import CannotBuildError
 from tests.kernels.fake_cuda.pycuda_env import bindings_environment, default_cache
 
@@ -25,20 +23,11 @@ Run = Callable[..., None]
 _STAND_IN = Path(__file__).parent / "stand_in"
 
 
-@pytest.fixture(scope="session")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        kernel_files.compile_fatbin()
-    except kernel_files.CompileError as error:
-        pytest.skip(str(error))
-    return compile_emulated(tmp_path_factory.mktemp("kernels") / "kernels.so")
-
-
 @pytest.fixture
-def run(kernels: Path, tmp_path: Path) -> Run:
+def run(emulated_kernels: Path, tmp_path: Path) -> Run:
     """Run a program of pipeline.py on a copy of a bundle."""
     try:
-        env = bindings_environment(default_cache(), kernels)
+        env = bindings_environment(default_cache(), emulated_kernels)
     except CannotBuildError as error:
         pytest.skip(str(error))
     env["PYTHONPATH"] = os.pathsep.join([str(_STAND_IN), env["PYTHONPATH"]])

@@ -8,12 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.kernels.emulated import compile_emulated
 from tests.kernels.fake_cuda.build import CannotBuildError
 from tests.kernels.fake_cuda.pycuda_env import default_cache, pycuda_site
 from tests.kernels.launchers import LIBRARIES, runner
-
-from claprt_kernels import compile as kernel_files
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -26,16 +23,6 @@ def _build() -> None:
     # Whoever needs it asks for it again, waits for this to be done, and says what is wrong.
     with contextlib.suppress(CannotBuildError):
         pycuda_site(default_cache())
-
-
-@pytest.fixture(scope="session")
-def emulated_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kernels for the fake driver; and a fatbin, which launchers load first."""
-    try:
-        kernel_files.compile_fatbin()
-    except kernel_files.CompileError as error:
-        pytest.skip(str(error))
-    return compile_emulated(tmp_path_factory.mktemp("kernels") / "kernels.so")
 
 
 @pytest.fixture(scope="session", params=LIBRARIES)

@@ -111,14 +111,23 @@ class OrtEngine:
                 f"ONNX Runtime {ort.__version__} cannot load the graph: {self._graph}: {first_line(error)}; "
                 "build the bundle again, or install a newer onnxruntime"
             ) from error
-        found = tuple(value.name for value in session.get_inputs())
-        outputs = session.get_outputs()
-        if found != self._inputs or len(outputs) != 1 or outputs[0].shape[-1:] != [self._dim]:
-            raise BundleError(
-                f"the graph is not the tower that the manifest describes: {self._graph}: inputs {found}, outputs "
-                f"{[value.shape for value in outputs]}; expected {self._inputs} and one output of {self._dim}"
-            )
+        check_tower(session, self._graph, self._inputs, self._dim)
         return session
+
+
+def check_tower(session: Any, graph: Path, inputs: tuple[str, ...], dim: int) -> None:
+    """Check that a session's graph has the inputs and the output of a tower.
+
+    Raises:
+        BundleError: it has others.
+    """
+    found = tuple(value.name for value in session.get_inputs())
+    outputs = session.get_outputs()
+    if found != inputs or len(outputs) != 1 or outputs[0].shape[-1:] != [dim]:
+        raise BundleError(
+            f"the graph is not the tower that the manifest describes: {graph}: inputs {found}, outputs "
+            f"{[value.shape for value in outputs]}; expected {inputs} and one output of {dim}"
+        )
 
 
 def _saturates() -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from claprt.engines.device import Shape
-from claprt.engines.ort import first_line
+from claprt.engines.ort import check_tower, first_line
 from claprt.engines.paths import utf8_path
 from claprt.errors import BackendError, BundleError
 
@@ -153,13 +153,7 @@ class OrtCudaTower:
                 f"onnxruntime {self.ort.__version__} cannot load the graph on CUDA: {self._graph}: {first_line(error)}"
                 "; build the bundle again"
             ) from error
-        found = tuple(value.name for value in made.get_inputs())
-        outputs = made.get_outputs()
-        if found != tuple(self._inputs) or len(outputs) != 1 or outputs[0].shape[-1:] != [self.dim]:
-            raise BundleError(
-                f"the graph is not the tower that the manifest describes: {self._graph}: inputs {found}; expected "
-                f"{tuple(self._inputs)} and one output of {self.dim}"
-            )
+        check_tower(made, self._graph, tuple(self._inputs), self.dim)
         return made
 
 

@@ -359,7 +359,7 @@ def store(directory: Path, key: EngineKey, plan: bytes, provenance: Mapping[str,
         if folder.is_symlink():  # else what is written would be outside of the bundle
             folder.unlink()
         folder.mkdir(exist_ok=True)
-        _write(folder / f"{sha256[:16]}.plan", plan)
+        write_atomically(folder / f"{sha256[:16]}.plan", plan)
         _write_record(folder, record)
     except BaseException as error:
         _tidy_folder(folder)
@@ -387,7 +387,7 @@ def note_verification(
     folder = directory / record.key.name
     try:
         if compiled:
-            _write(folder / _compiled_name(gpu), compiled)
+            write_atomically(folder / _compiled_name(gpu), compiled)
         _write_record(folder, changed)
     except OSError as error:
         raise BackendError(f"the engine's record cannot be written: {directory}: {error.strerror}") from error
@@ -404,11 +404,6 @@ def _compiled_name(gpu: Gpu) -> str:
     return f"compiled-{hashlib.sha256(gpu.name.encode()).hexdigest()[:16]}.cache"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    _write(path, data)
-
-
 def _write_record(folder: Path, record: EngineRecord) -> None:
     values = {
         "format": _FORMAT,
@@ -418,10 +413,11 @@ def _write_record(folder: Path, record: EngineRecord) -> None:
         "verification": record.verification,
         "provenance": record.provenance,
     }
-    _write(folder / _RECORD, (json.dumps(values, indent=2) + "\n").encode())
+    write_atomically(folder / _RECORD, (json.dumps(values, indent=2) + "\n").encode())
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with temporary.open("wb") as stream:
