@@ -60,7 +60,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@./make-venv.sh $(PYTHON) $(VENV)
 	@echo "== installing claprt with what building, testing and linting need (torch among it: minutes)"
 	@$(PIP) install --quiet 'pip>=23.1'
-	@$(PIP) $(INSTALL) --editable '.[cpu,av,export,rtx,dev]'
+	@$(PIP) $(INSTALL) --editable '.[cpu,av,export,bench,rtx,dev]'
 	@touch $@
 
 # Not editable: the wheel is what users get, and it must run by itself. Without pip: nothing but claprt[cpu] is in there.
