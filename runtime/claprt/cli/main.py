@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     _prepare_streams()
     try:
         try:
-            args = _parser().parse_args(argv)
+            args = _parser().parse_args(_joined(argv))
             with _one_line_warnings(), _terminable():
                 code: int = args.run(args)
                 return code
@@ -136,8 +136,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_classify(commands)
     _add_embed(commands)
     _add_engine_command(commands)
+    _add_bench(commands)
     _add_doctor(commands)
     return parser
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`bench compare` and `bench report` are commands of two words; any other word after `bench` is a bundle."""
+    if len(argv) > 1 and argv[0] == "bench" and argv[1] in ("compare", "report"):
+        return [f"bench {argv[1]}", *argv[2:]]
+    return list(argv)
 
 
 _Commands = argparse._SubParsersAction  # the type of what add_subparsers returns has no public name
@@ -292,6 +300,57 @@ def _add_engine_command(commands: _Commands[argparse.ArgumentParser]) -> None:
     engine.set_defaults(run=_engine)
 
 
+def _add_bench(commands: _Commands[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="how fast a bundle is here: each stage, whole paths, cold start",
+        description="Measure how fast a bundle is on this machine. Values are checked before times are taken; each "
+        "repeat is a fresh process. claprt bench compare and claprt bench report take what --json writes.",
+        epilog="exit codes: 0 measured; 1 measured, but something that was asked for could not be; 2 error; "
+        "130 interrupted",
+    )
+    bench.add_argument("bundle", metavar="BUNDLE", type=Path, help="the bundle's directory (./compare if so named)")
+    bench.add_argument("--backend", choices=("auto", *BACKENDS), default="auto")
+    bench.add_argument("--precision", metavar="LIST", default="fp32", help=f"of {', '.join(PRECISIONS)}; or all (fp32)")
+    bench.add_argument("--batch", metavar="LIST", default="1,8", help="items of a call (1,8)")
+    bench.add_argument("--threads", metavar="N", type=_positive, help="CPU threads (default: all usable cores)")
+    _add_device(bench)
+    bench.add_argument("--duration", metavar="S", type=float, default=5.0, help="seconds for each measurement (5)")
+    bench.add_argument("--repeats", metavar="N", type=_positive, default=5, help="fresh processes that share them (5)")
+    bench.add_argument("--only", metavar="LIST", help="of stages, paths, cold-start (all); none for none of them")
+    bench.add_argument(
+        "--rate", metavar="LIST", help="open loop: so many requests per second, arriving at random, one run for each"
+    )
+    bench.add_argument("--scaling", metavar="LIST", help="how cost grows: of batch, threads, clip, labels; or all")
+    bench.add_argument(
+        "--audio", metavar="DIR", type=Path, help="measure on the recordings in DIR (default: made sounds)"
+    )
+    bench.add_argument(
+        "--json", metavar="FILE", nargs="?", const="-", help="write the result as JSON; to stdout without FILE"
+    )
+    bench.add_argument("--html", metavar="FILE", type=Path, help="write a report (needs claprt[bench])")
+    bench.set_defaults(run=_bench)
+    compare = commands.add_parser(
+        "bench compare",
+        help="what changed between two results, beyond noise",
+        description="Compare two results of claprt bench, or two of claprt eval, and tell what changed beyond noise.",
+        epilog="exit codes: 0 compared; 1 with --fail-on: something got worse; 2 error",
+    )
+    compare.add_argument("before", metavar="A.json", type=Path)
+    compare.add_argument("after", metavar="B.json", type=Path)
+    compare.add_argument("--fail-on", metavar="P%", help="exit with 1 when something got worse by more than this")
+    _add_json(compare)
+    compare.set_defaults(run=_bench_compare)
+    report = commands.add_parser(
+        "bench report",
+        help="one HTML page of results (needs claprt[bench])",
+        description="Make one self-contained HTML page of results of claprt bench and claprt eval.",
+    )
+    report.add_argument("results", metavar="RESULT.json", type=Path, nargs="+")
+    report.add_argument("-o", "--output", metavar="FILE.html", type=Path, required=True)
+    report.set_defaults(run=_bench_report)
+
+
 def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
     doctor = commands.add_parser(
         "doctor",
@@ -372,6 +431,24 @@ def _engine(args: argparse.Namespace) -> int:
     from claprt.cli.engine import run_engine
 
     return run_engine(args)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from claprt.cli.bench import run_bench
+
+    return run_bench(args)
+
+
+def _bench_compare(args: argparse.Namespace) -> int:
+    from claprt.cli.bench_compare import run_compare
+
+    return run_compare(args)
+
+
+def _bench_report(args: argparse.Namespace) -> int:
+    from claprt.cli.bench_report import run_report
+
+    return run_report(args)
 
 
 def _doctor(args: argparse.Namespace) -> int:
