@@ -138,8 +138,8 @@ class _Run:
             "processes": "a fresh one for each repeat of a tower; all take turns",
             "percentile": "linear interpolation over all calls; shown when two calls lie above it",
             "spread": "lowest and highest median of a repeat",
-            "first_call_and_peak": f"median of {min(_FIRST_CALLS, options.repeats)} fresh processes that do nothing else: the "
-            "call that loads the tower; resident memory with weights and inputs, on a GPU what is taken of it",
+            "first_call_and_peak": f"median of {min(_FIRST_CALLS, options.repeats)} fresh processes that do nothing "
+            "else: the call that loads the tower; resident memory, weights and inputs in it; of a GPU what is taken",
             "inputs": inputs,
         }
 
@@ -327,7 +327,7 @@ def arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
 
 def _point(x: float, task: Task, repeats: list[list[float]]) -> dict[str, Any]:
     calls = [sample for repeat in repeats for sample in repeat]
-    items = task.batch * (int(task.size) if task.step in ("labels", "rank") else 1)
+    items = task.size or task.batch  # seconds of a sound, labels, or clips and texts
     median = statistics.median(calls)
     return {
         "x": x,

@@ -7,7 +7,13 @@ from typing import Any
 
 from claprt_bench.rows import aligned
 
-_AXES = {"batch": "at once", "threads": "threads", "clip_seconds": "seconds", "labels": "labels"}
+# Of each axis: what x is, and what the items are that come out.
+_AXES = {
+    "batch": ("at once", "item"),
+    "threads": ("threads", "item"),
+    "clip_seconds": ("seconds", "second"),
+    "labels": ("labels", "label"),
+}
 
 
 def report(document: Mapping[str, Any]) -> str:
@@ -138,10 +144,11 @@ def _against(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _curve(curve: Mapping[str, Any]) -> str:
-    lines = [(f"{curve['what']}, {curve['precision']}", "ms", "spread", "ms an item", "items/s")]
+    x, item = _AXES[curve["axis"]]
+    lines = [(x, "ms", "spread", f"ms a {item}", f"{item}s/s")]
     lines += [
         (
-            f"{point['x']:g} {_AXES[curve['axis']]}",
+            f"{point['x']:g}",
             figure(point["median_ms"]),
             _spread(point["spread_ms"]),
             figure(point["per_item_ms"]),
@@ -149,7 +156,7 @@ def _curve(curve: Mapping[str, Any]) -> str:
         )
         for point in curve["points"]
     ]
-    return aligned(lines, left=(0,))
+    return f"{curve['what']}, {curve['precision']}\n{aligned(lines, left=())}"
 
 
 def _remarks(document: Mapping[str, Any]) -> str:
