@@ -65,7 +65,7 @@ class Measurement:
             "backend": self.side.backend if tower else None,
             "log_mel": self.log_mel,
             "batch": self.task.batch,
-            "threads": self.side.threads if tower else 1,
+            "threads": self.side.threads if tower and self.side.backend == "ort-cpu" else 1,
             "audio_seconds": None if step in ("tokenizer", "text-tower", "text") else manifest.audio.clip_seconds,
         }
 
@@ -108,7 +108,7 @@ def _group(side: Side, tasks: Sequence[Task], towers: bool) -> Group:
         group = "path" if task.step in PATHS else "stage"
         log_mel = side.log_mel if task.step in ("log-mel", "file", "waveform") else None
         where = f"/{side.precision}/{side.backend}" if towers else f"/{log_mel}" * (log_mel is not None)
-        threads = f"/t{side.threads}" if towers else ""
+        threads = f"/t{side.threads}" if towers and side.backend == "ort-cpu" else ""
         name = f"{group}/{task.step}{where}/b{task.batch}{threads}"
         measurements.append(Measurement(name, group, task, side, side.precision if towers else None, log_mel))
     return Group(side, tuple(measurements))
