@@ -2,14 +2,18 @@
 
 Intervals are percentile bootstrap intervals (Efron, Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13): sounds
 are drawn with replacement, as many as there are, and the figure is computed of each such sample. With the captions of a
-sound, all of them are drawn together. Where every sound is right, or none is, no sample differs and the bootstrap would
-claim certainty: there the exact interval of Clopper and Pearson (1934) stands. Two variants are compared on the same
-samples, and by McNemar's test (1947) in its exact form: sounds that only one of them gets right, against a fair coin.
+sound, all of them are drawn together. Of a figure of exactly 0 or 1 no sample differs, and the bootstrap would claim
+certainty: there the exact interval of Clopper and Pearson (1934) for a share of as many sounds stands (for a mean over
+classes that is no more than a hint).
+
+Two variants are compared on the same samples, and by McNemar's test (1947) in its exact form: sounds that only one of
+them gets right, against a fair coin. Captions of one sound are not independent, which the test does not know: of text
+to audio the interval is the better witness. The p-values are not corrected for the number of comparisons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +22,8 @@ from numpy.typing import NDArray
 
 # Elements of one block of samples' weights: bounds memory.
 _BLOCK = 1 << 21
+# By so much a sum of shares that is 1 may miss it.
+_ROUNDING = 1e-12
 
 
 class Statistic(Protocol):
@@ -183,19 +189,26 @@ class Bootstrap:
     resamples: int = 2000
     seed: int = 0
 
-    def distribution(self, statistic: Statistic) -> NDArray[np.float64]:
-        """The figure in each sample, (resamples,)."""
-        return np.concatenate([statistic.resampled(weights) for weights in self._weights(statistic.count)])
+    def distribution(
+        self, statistic: Statistic, on_progress: Callable[[int], None] | None = None
+    ) -> NDArray[np.float64]:
+        """The figure in each sample, (resamples,). `on_progress` is called with how many more are done."""
+        parts = []
+        for weights in self._weights(statistic.count):
+            parts.append(statistic.resampled(weights))
+            if on_progress is not None:
+                on_progress(len(weights))
+        return np.concatenate(parts)
 
     def interval(self, statistic: Statistic, distribution: NDArray[np.float64]) -> dict[str, float]:
         """The figure with its interval: value, low, high."""
         value = statistic.value
-        if isinstance(statistic, Share) and value in (0.0, 1.0):
-            width = self._none_of(statistic.count)
+        if min(value, 1 - value) < _ROUNDING:
+            value, width = float(round(value)), self._none_of(statistic.count)
             low, high = (0.0, width) if value == 0.0 else (1.0 - width, 1.0)
         else:
             low, high = self._percentiles(distribution)
-        return {"value": value, "low": low, "high": high}
+        return {"value": value, "low": max(low, 0.0), "high": min(high, 1.0)}
 
     def difference(
         self, a: Share, b: Share, samples_a: NDArray[np.float64], samples_b: NDArray[np.float64]

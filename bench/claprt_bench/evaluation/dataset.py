@@ -15,7 +15,7 @@ semicolons, or by commas where there is no semicolon in the whole column), or wh
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,7 +137,7 @@ def read_dataset(path: Path, wants: str, options: Options | None = None) -> Data
     else:
         what = "neither a directory nor a CSV or Parquet file" if path.exists() else "there is no such path"
         raise DatasetError(f"not a dataset: {path}: {what}; {_EXPECTED}")
-    return dataset if options.split is None else _only_split(dataset, path, options.split)
+    return dataset
 
 
 def by_number(name: str) -> tuple[int, int, str]:
@@ -145,15 +145,16 @@ def by_number(name: str) -> tuple[int, int, str]:
     return (0, int(name), name) if name.isascii() and name.isdigit() and len(name) < 19 else (1, 0, name)
 
 
-def _only_split(dataset: Dataset, path: Path, split: str) -> Dataset:
-    there = sorted({item.split for item in dataset.items if item.split is not None})
-    if split not in there:
-        what = f"its splits are {', '.join(map(repr, there[:20]))}" if there else "it says nothing of splits"
-        raise DatasetError(
-            f"there is no split {split!r}: {path}: {what}; name a column with --split-column, or leave it out"
-        )
-    items = tuple(item for item in dataset.items if item.split == split)
-    return Dataset(dataset.name, items, dataset.skipped, dataset.warnings)
+def check_split(path: Path, wanted: str | None, there: Iterable[str | None]) -> None:
+    """Check that a dataset has the split that is wanted.
+
+    Raises:
+        DatasetError: it has not.
+    """
+    names = sorted({name for name in there if name is not None})
+    if wanted is not None and wanted not in names:
+        what = f"its splits are {', '.join(map(repr, names[:20]))}" if names else "it says nothing of splits"
+        raise DatasetError(f"there is no split {wanted!r}: {path}: {what}; pass another --split, or --split-column")
 
 
 def _tree(root: Path, wants: str, options: Options) -> Dataset:
@@ -169,8 +170,11 @@ def _tree(root: Path, wants: str, options: Options) -> Dataset:
             parts: list[tuple[str | None, list[Path]]] = [(split.name, _entries(split)[0]) for split in folders]
         else:
             parts = [(None, folders)]
+        check_split(root, options.split, [split for split, _ in parts])
         items, empty = [], []
         for split, classes in parts:
+            if options.split not in (None, split):
+                continue
             for folder in classes:
                 sounds = list(_sounds(folder))
                 items += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -26,71 +26,17 @@ from claprt_bench import machine
 from claprt_bench.document import EVALUATION, new_document
 from claprt_bench.errors import DatasetError
 from claprt_bench.evaluation.bootstrap import Bootstrap, Share, mcnemar
-from claprt_bench.evaluation.dataset import Dataset, Item, Options, Skipped, read_dataset
+from claprt_bench.evaluation.dataset import Dataset, Item, Skipped, read_dataset
 from claprt_bench.evaluation.extras import require
 from claprt_bench.evaluation.files import dataset_hash, enough, look_at, without_path
 from claprt_bench.evaluation.probe import CS, Probe
 from claprt_bench.evaluation.retrieval import Retrieval
 from claprt_bench.evaluation.scores import Scores
+from claprt_bench.evaluation.settings import Settings
 from claprt_bench.evaluation.zero_shot import ZeroShot
 
-TASKS = ("zero-shot", "retrieval", "probe")
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "scikit-learn", "scipy")
-_INTERVALS = "percentile bootstrap over sounds; Clopper-Pearson where every sound is right or none is"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to evaluate, and how.
-
-    Attributes:
-        task: one of `TASKS`.
-        precisions: names, or "all" for all that the bundle has.
-        backend, threads, device: as `claprt.load`.
-        recipe: as `Clap.embed_audio`.
-        templates, labels_file: of zero-shot; see `ZeroShot.of`.
-        folds: of the probe; see `claprt_bench.evaluation.probe`.
-        train_head: also train a head on all sounds, with the first precision's vectors.
-        options: how to read the dataset.
-        bootstrap: how to make intervals.
-    """
-
-    task: str
-    precisions: tuple[str, ...] = ("fp32",)
-    backend: str = "auto"
-    threads: int | None = None
-    device: int = 0
-    recipe: str | None = None
-    templates: tuple[str, ...] = ()
-    labels_file: Path | None = None
-    folds: int | None = None
-    train_head: bool = False
-    options: Options = field(default_factory=Options)
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
-
-    def check(self) -> None:
-        """Refuse what does not belong together.
-
-        Raises:
-            OptionError: an unknown task, an option of another task, or a number out of its range.
-        """
-        if self.task not in TASKS:
-            raise OptionError(f"unknown task: {self.task!r}; choose one of {', '.join(TASKS)}")
-        for given, option, task in (
-            (self.templates, "--template", "zero-shot"),
-            (self.labels_file, "--labels-file", "zero-shot"),
-            (self.folds, "--folds", "probe"),
-            (self.train_head, "--save-head", "probe"),
-            (self.options.caption_columns, "--caption-column", "retrieval"),
-        ):
-            if given and task != self.task:
-                raise OptionError(f"{option} is for the task {task}, this is {self.task}; leave it out")
-        if not 0.5 <= self.bootstrap.confidence < 1.0:
-            raise OptionError(f"bad confidence: {self.bootstrap.confidence}; pass a share from 0.5, such as 0.95")
-        if not 100 <= self.bootstrap.resamples <= 1_000_000:
-            raise OptionError(f"bad number of resamples: {self.bootstrap.resamples}; pass 100 to 1000000")
-        if self.folds is not None and self.folds < 2:
-            raise OptionError(f"bad number of folds: {self.folds}; pass 2 or more")
+_INTERVALS = "percentile bootstrap over sounds; Clopper-Pearson for a figure of exactly 0 or 1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +100,7 @@ def evaluate(bundle: Path, path: Path, settings: Settings) -> tuple[dict[str, An
             if settings.train_head and head is None:
                 about = f"logistic regression on {len(used)} sounds of {listed.name}, {clap.variant}"
                 head = task.head(vectors, clap.space_id, about)
-        samples = {key: settings.bootstrap.distribution(one) for key, one in scores.statistics.items()}
-        variants.append(_Variant(name, scores, samples))
+        variants.append(_Variant(name, scores, _resample(scores, settings.bootstrap, name)))
         rows.append(_row(clap, name, seconds, variants[-1], settings))
     gpu = None
     if any(row["backend"] != "ort-cpu" for row in rows):
@@ -239,6 +184,11 @@ def _probe(task: Probe, vectors: NDArray[np.float32], name: str) -> Scores:
     with Progress(f"probe, {name}", total=len(task.folds), unit="fold") as progress:
         done: Callable[[], None] = progress.advance
         return task.score(vectors, done)
+
+
+def _resample(scores: Scores, bootstrap: Bootstrap, name: str) -> dict[str, NDArray[np.float64]]:
+    with Progress(f"intervals, {name}", total=bootstrap.resamples * len(scores.statistics), unit="sample") as progress:
+        return {key: bootstrap.distribution(one, progress.advance) for key, one in scores.statistics.items()}
 
 
 def _row(clap: Clap, name: str, seconds: float, variant: _Variant, settings: Settings) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import soundfile
 
 from claprt.audio_io import open_audio
+from claprt.audio_source import shown
 from claprt.bundle import sha256_file
 from claprt.errors import AudioError
 from claprt.progress import Progress
@@ -61,8 +62,8 @@ def look_at(items: Sequence[Item]) -> tuple[dict[int, Found], list[Skipped]]:
 def without_path(error: Exception, item: Item) -> str:
     """An error's line with the sound's name for its path."""
     text = " ".join(str(error).split())
-    for shown in (repr(item.path), item.path):
-        text = text.replace(shown, item.name)
+    for written in (shown(item.path), item.path):
+        text = text.replace(written, item.name)
     return text
 
 
@@ -102,7 +103,8 @@ def _why_not(path: str) -> str | None:
 def _seconds(path: str) -> float:
     """From the header where libsndfile reads it, else by decoding. Whether its samples are good is seen later."""
     try:
-        header = soundfile.info(path)
+        with Path(path).open("rb") as stream:  # not by its name: soundfile refuses names that are not UTF-8
+            header = soundfile.info(stream)
         if 0 < header.frames < _UNKNOWN_LENGTH and header.samplerate > 0:
             return float(header.frames) / float(header.samplerate)
     except RuntimeError:  # not a format of libsndfile, or not a sound

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from claprt_bench.errors import DatasetError
-from claprt_bench.evaluation.dataset import Dataset, Item, Options, Skipped
+from claprt_bench.evaluation.dataset import Dataset, Item, Options, Skipped, check_split
 from claprt_bench.evaluation.table import Table, read_table
 
 _PATHS = (
@@ -39,10 +39,13 @@ def read_listing(path: Path, name: str, wants: str, options: Options) -> Dataset
         captions = _captions(table, options)
     folds = _optional(table, options.fold_column, ("fold",), "--fold-column")
     splits = _optional(table, options.split_column, _SPLITS, "--split-column")
+    check_split(path, options.split, splits)
     root = _root(table, paths, folds, options)
     items: dict[str, Item] = {}
     skipped, repeated = [], 0
     for i in range(table.rows):
+        if options.split not in (None, splits[i]):
+            continue
         row = Item(paths[i], "", labels[i], captions[i], folds[i], splits[i])
         if not paths[i] or not (row.labels or row.captions):
             lacks = "path" if not paths[i] else wants.removesuffix("s")

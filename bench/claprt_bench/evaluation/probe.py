@@ -138,11 +138,13 @@ class Probe:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GridSearchCV
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
 
         x, y, notes = vectors[train].astype(np.float64), self.truth[train], []
         splits = self._inner(train)
         model = LogisticRegression(C=_DEFAULT_C, max_iter=_MAX_ITERATIONS)
-        with warnings.catch_warnings(record=True) as caught:
+        # One thread: several wait for each other more than they compute, up to 2,000 sounds of 512 numbers at least.
+        with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if splits:
                 search = GridSearchCV(model, {"C": list(CS)}, scoring="accuracy", cv=splits, error_score="raise")
@@ -160,14 +162,14 @@ class Probe:
 
         y = self.truth[train]
         groups = None if self.groups is None else self.groups[train]
+        members = np.bincount(y)[np.unique(y)]
         if groups is not None and len(np.unique(groups)) >= 2:
-            count = min(_INNER, len(np.unique(groups)))
-            splitter = StratifiedGroupKFold(count, shuffle=True, random_state=self.seed)
+            count, kind = min(_INNER, len(np.unique(groups)), int(members.max())), StratifiedGroupKFold
         else:
-            count = min(_INNER, int(np.bincount(y)[np.unique(y)].min()))
-            if count < 2:
-                return []
-            splitter = StratifiedKFold(count, shuffle=True, random_state=self.seed)
+            count, kind = min(_INNER, int(members.min())), StratifiedKFold
+        if count < 2:
+            return []
+        splitter = kind(count, shuffle=True, random_state=self.seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a class has fewer sounds than there are parts
             splits = list(splitter.split(train[:, None], y, groups))

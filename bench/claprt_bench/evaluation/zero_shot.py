@@ -9,6 +9,7 @@ per class      recall and precision where a sound is taken for as many classes a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,13 +121,13 @@ def _read_labels(path: Path) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise DatasetError(f"the file of labels is not UTF-8: {path}: byte {error.start}; convert the file") from error
     texts: dict[str, str] = {}
-    for line in text.splitlines():
-        name, tab, said = (part.strip() for part in line.partition("\t"))
+    for line in re.split(r"\r\n|\n|\r", text):
+        name, said = (part.strip() for part in line.partition("\t")[::2])
         if not name:
             continue
         if name in texts:
             raise DatasetError(f"a class is given twice: {path}: {name!r}; give each once")
-        texts[name] = said if tab and said else _spoken(name)
+        texts[name] = said or _spoken(name)
     if not texts:
         raise DatasetError(f"there are no labels: {path} has only blank lines; write one class a line")
     return texts

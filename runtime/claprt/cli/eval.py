@@ -11,7 +11,9 @@ from claprt.cli.output import EXIT_PARTIAL, print_json, print_table, report_erro
 from claprt_bench.document import check_writable, write_document
 from claprt_bench.evaluation.bootstrap import Bootstrap
 from claprt_bench.evaluation.dataset import Options
-from claprt_bench.evaluation.evaluate import Settings, evaluate
+from claprt_bench.evaluation.evaluate import evaluate
+from claprt_bench.evaluation.extras import require
+from claprt_bench.evaluation.settings import Settings
 
 STDOUT = "-"
 _SHOWN = 20
@@ -59,6 +61,8 @@ def run_eval(args: argparse.Namespace) -> int:
     for path in (json_file, args.html, args.save_head):
         if path is not None:
             check_writable(path)
+    if args.html is not None:
+        require("matplotlib")
     write_report = importlib.import_module("claprt_bench.report").write_report if args.html is not None else None
     document, head = evaluate(args.bundle, args.dataset, settings)
     if head is not None:
