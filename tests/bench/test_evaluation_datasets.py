@@ -429,7 +429,7 @@ def test_files_that_are_not_there_or_no_sounds(tmp_path: Path) -> None:
     why = {one.path: one.why for one in skipped}
     assert why["missing.wav"] == why["broken.wav"] == "there is no such file"
     assert why["folder.wav"] == why["pipe.wav"] == "it is not a regular file"
-    assert "not a format" in why["text.wav"] or "libsndfile" in why["text.wav"]
+    assert why["text.wav"].startswith("text.wav is not a ")
     assert len(why) == 7
     assert not any(str(tmp_path) in text for text in why.values())
     with pytest.raises(DatasetError, match=r"2 of 9 sounds, the first: missing.wav: there is no such file; check"):

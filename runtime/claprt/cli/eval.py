@@ -24,8 +24,8 @@ _NAMES = {
     "map": "mAP",
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
-    "audio_to_text_r1": "top-1 (audio to text)",
-    "text_to_audio_r1": "top-1 (text to audio)",
+    "audio_to_text_r1": "R@1 audio to text",
+    "text_to_audio_r1": "R@1 text to audio",
 }
 _DIRECTIONS = {"audio_to_text": "audio to text", "text_to_audio": "text to audio"}
 
@@ -104,7 +104,7 @@ def comparison(row: Mapping[str, Any], task: str, confidence: float) -> str:
         verdict = f"{b} is {'better' if row['only_b'] > row['only_a'] else 'worse'}"
     metric = "" if task != "retrieval" else f", {_NAMES[row['metric']]}"
     only = f"{_count(row['only_a'], what)} right only with {a}, {row['only_b']} only with {b}"
-    return f"{b} against {a}{metric}: {only}, p = {_p(p)}: {verdict} ({points})"
+    return f"{b} against {a}{metric}: {only}, p {_p(p)}: {verdict} ({points})"
 
 
 def _headline(document: Mapping[str, Any]) -> str:
@@ -175,7 +175,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.2g}" if value < 1 else "1"
+    return "< 0.001" if value < 0.001 else f"= {value:.2g}"
 
 
 def _duration(seconds: float) -> str:
