@@ -135,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_classify(commands)
     _add_embed(commands)
+    _add_eval(commands)
     _add_engine_command(commands)
     _add_bench(commands)
     _add_doctor(commands)
@@ -226,7 +227,8 @@ def _add_classify(commands: _Commands[argparse.ArgumentParser]) -> None:
     classify = commands.add_parser(
         "classify",
         help="which of these labels fits each sound",
-        description="Zero-shot classification of sound files.",
+        description="Zero-shot classification of sound files, or classification with a head that was trained on "
+        "labelled sounds (claprt eval --task probe --save-head).",
         epilog=_EPILOG,
     )
     classify.add_argument("bundle", metavar="BUNDLE", type=Path)
@@ -234,6 +236,7 @@ def _add_classify(commands: _Commands[argparse.ArgumentParser]) -> None:
     labels = classify.add_mutually_exclusive_group(required=True)
     labels.add_argument("--labels", metavar="A,B,C", help="labels, separated by commas")
     labels.add_argument("--labels-file", metavar="F", type=Path, help="a UTF-8 file with one label a line")
+    labels.add_argument("--head", metavar="F", type=Path, help="a trained head: its classes instead of labels")
     classify.add_argument(
         "--template",
         metavar="T",
@@ -263,6 +266,72 @@ def _add_embed(commands: _Commands[argparse.ArgumentParser]) -> None:
     _add_engine(embed)
     _add_json(embed)
     embed.set_defaults(run=_embed)
+
+
+def _add_eval(commands: _Commands[argparse.ArgumentParser]) -> None:
+    evaluation = commands.add_parser(
+        "eval",
+        help="how well a bundle does on labelled or captioned sounds (needs claprt[bench])",
+        description="Evaluate a bundle on a dataset: a folder with a folder of sounds for each class, or a CSV or "
+        "Parquet file of paths with labels or captions (ESC-50, Clotho, AudioCaps, FSD50K as they come). Figures "
+        "have bootstrap intervals, and precisions are compared pairwise.",
+        epilog=_EPILOG,
+    )
+    evaluation.add_argument("bundle", metavar="BUNDLE", type=Path)
+    evaluation.add_argument("dataset", metavar="DATASET", type=Path)
+    evaluation.add_argument(
+        "--task",
+        choices=("zero-shot", "retrieval", "probe"),
+        required=True,
+        help="zero-shot: classes by their texts; retrieval: sounds by captions and back; probe: a classifier trained "
+        "on the vectors",
+    )
+    evaluation.add_argument("--backend", choices=("auto", *BACKENDS), default="auto")
+    evaluation.add_argument(
+        "--precision", metavar="LIST", default="fp32", help=f"of {', '.join(PRECISIONS)}, or all (default: fp32)"
+    )
+    evaluation.add_argument("--threads", metavar="N", type=_positive, help="CPU threads (default: all usable cores)")
+    _add_device(evaluation)
+    _add_recipe(evaluation)
+    evaluation.add_argument(
+        "--template",
+        metavar="T",
+        action="append",
+        help="zero-shot: prompt with {} for the class (default 'This is a sound of {}.'); several are averaged",
+    )
+    evaluation.add_argument(
+        "--labels-file",
+        metavar="F",
+        type=Path,
+        help="zero-shot: one class a line, after a tab what a prompt says instead (default: the dataset's classes)",
+    )
+    evaluation.add_argument("--split", metavar="NAME", help="take this split of the dataset only")
+    evaluation.add_argument(
+        "--folds", metavar="K", type=_positive, help="probe: K stratified folds (default: the dataset's own)"
+    )
+    evaluation.add_argument(
+        "--save-head",
+        metavar="F",
+        type=Path,
+        help="probe: train on all sounds and write what claprt classify --head takes",
+    )
+    evaluation.add_argument("--audio-root", metavar="DIR", type=Path, help="what the paths in a table are relative to")
+    evaluation.add_argument(
+        "--path-column", metavar="NAME", help="columns of a table, where the usual names do not fit"
+    )
+    evaluation.add_argument("--label-column", metavar="NAME")
+    evaluation.add_argument("--caption-column", metavar="NAME", action="append", help="may be given several times")
+    evaluation.add_argument("--fold-column", metavar="NAME")
+    evaluation.add_argument("--split-column", metavar="NAME")
+    evaluation.add_argument("--label-separator", metavar="S", help="between several labels of a sound, such as ';'")
+    evaluation.add_argument("--confidence", metavar="P", type=float, default=0.95, help="of the intervals (0.95)")
+    evaluation.add_argument("--resamples", metavar="N", type=_positive, default=2000, help="of the bootstrap (2000)")
+    evaluation.add_argument("--seed", metavar="N", type=_natural, default=0, help="of everything random (0)")
+    evaluation.add_argument(
+        "--json", metavar="FILE", type=Path, nargs="?", const="-", help="write the result to FILE, or print it"
+    )
+    evaluation.add_argument("--html", metavar="FILE", type=Path, help="write a report of one page")
+    evaluation.set_defaults(run=_eval)
 
 
 def _add_engine_command(commands: _Commands[argparse.ArgumentParser]) -> None:
@@ -425,6 +494,12 @@ def _embed(args: argparse.Namespace) -> int:
     from claprt.cli.sounds import run_embed
 
     return run_embed(args)
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from claprt.cli.eval import run_eval
+
+    return run_eval(args)
 
 
 def _engine(args: argparse.Namespace) -> int:
