@@ -30,6 +30,8 @@ _FIRST_CALLS = 3
 _SCALING_REPEATS = 3
 # Requests that p99 takes; an open loop lasts until it has them, but not longer than this.
 _REQUESTS, _LONGEST = 200, 60.0
+# Points of a curve whose calls take so long (ms) are not repeated.
+_SLOW = 10_000.0
 # Repeats that differ by more than this are said to.
 _WIDE = 1.15
 
@@ -287,22 +289,17 @@ class _Run:
 
     def _curve(self, curve: plan.Curve) -> dict[str, Any]:
         times: dict[float, list[list[float]]] = {x: [] for x, _, _ in curve.points}
-        seconds = self.options.duration / self.options.repeats
-        failed: set[float] = set()
+        done: set[float] = set()
         for _ in range(min(_SCALING_REPEATS, self.options.repeats)):
             by_side: dict[Side, list[tuple[float, Task]]] = {}
             for x, task, side in curve.points:
-                if x not in failed:
+                if x not in done:
                     by_side.setdefault(side, []).append((x, task))
             for side, points in by_side.items():
-                try:
-                    found = self.workers.blocks(side, [task for _, task in points], seconds)
-                except BenchError as error:  # the largest are those that do not fit
-                    failed.update(x for x, _ in points[-1:])
-                    self.left_out.append({"what": f"{curve.id} at {points[-1][0]:g}", "why": str(error)})
-                    continue
-                for (x, _), block in zip(points, found, strict=True):
-                    times[x].append(block["samples_ms"])
+                for x, samples in self._points(curve.id, side, points, done):
+                    times[x].append(samples)
+                    if max(samples) > _SLOW:
+                        done.add(x)
             self.progress.advance()
         tasks = {x: task for x, task, _ in curve.points}
         return {
@@ -313,6 +310,22 @@ class _Run:
             "backend": curve.side.backend,
             "points": [_point(x, tasks[x], repeats) for x, repeats in times.items() if repeats],
         }
+
+    def _points(
+        self, name: str, side: Side, points: list[tuple[float, Task]], done: set[float]
+    ) -> list[tuple[float, list[float]]]:
+        """A block of each point, in one process; where that fails the largest is left out, for good."""
+        seconds = self.options.duration / self.options.repeats
+        while points:
+            try:
+                found = self.workers.blocks(side, [task for _, task in points], seconds)
+            except BenchError as error:
+                x, _ = points.pop()
+                done.add(x)
+                self.left_out.append({"what": f"{name} at {x:g}", "why": str(error)})
+            else:
+                return [(x, block["samples_ms"]) for (x, _), block in zip(points, found, strict=True)]
+        return []
 
 
 def arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
