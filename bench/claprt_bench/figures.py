@@ -85,7 +85,7 @@ def p_value(value: float | None) -> str:
     """A p-value with its relation: "= 0.62", "< 0.001"."""
     if value is None:
         return f"= {UNKNOWN}"
-    return "< 0.001" if value < 0.001 else f"= {min(value, 1.0):.2g}"
+    return "< 0.001" if value < 0.001 else f"= {min(value, 1.0):.3g}"
 
 
 def between(low: str, high: str) -> str:

@@ -39,7 +39,7 @@ def speed(seed: int = 0, noisy: bool = False) -> dict[str, Any]:
     ]
     for batch in (1, 8):
         for precision, variant, factor in _ENGINES:
-            engine = {"precision": precision, "variant": variant, "backend": "ort-cpu", "batch": batch}
+            engine: dict[str, Any] = {"precision": precision, "variant": variant, "backend": "ort-cpu", "batch": batch}
             measurements += [
                 _measurement(random, "stage", "audio-tower", 95 * factor, **engine),
                 _measurement(random, "stage", "text-tower", 16 * factor, **engine),

@@ -65,7 +65,7 @@ def distribution(lines: Sequence[Distribution], x_label: str = "latency in ms") 
                 )
     everything = np.concatenate([np.asarray(line.samples, dtype=np.float64) for line in lines])
     _scale(axes.xaxis, axes.set_xscale, everything)
-    axes.set(xlabel=x_label, ylabel="% of calls at most so long", ylim=(-2, 103), yticks=[0, 25, 50, 75, 95])
+    axes.set(xlabel=x_label, ylabel="% of calls within", ylim=(-2, 103), yticks=[0, 25, 50, 75, 95])
     from matplotlib.lines import Line2D
 
     shown = [name for name in _MARKED if any(name in line.percentiles for line in lines)]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 _UNFIT = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]"
 )
+_LONG = 25  # rows of a table that print may break
 _VOID = frozenset({"br", "meta"})
 
 
@@ -88,7 +89,7 @@ def cards(items: Sequence[tuple[str, str, str]]) -> Html:
             element(
                 "li",
                 element("span", label, class_="label"),
-                element("strong", figure),
+                element("strong", figure.partition(" ")[0], element("span", figure.partition(" ")[2])),
                 element("span", condition, class_="condition"),
             )
             for figure, label, condition in items
@@ -107,7 +108,6 @@ def table(
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
     left: Sequence[int] = (),
-    class_: str | None = None,
 ) -> Html:
     """A table that scrolls within itself where it is too wide. The first cell of a row is its head.
 
@@ -116,7 +116,6 @@ def table(
         head: of the columns.
         rows: as many cells as the head has. A column without any value is left out, unless all are.
         left: columns of words, which begin at the left; the first always does.
-        class_: of the table.
     """
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] not in ("", "–") for row in rows)]
     words = {0, *left}
@@ -130,7 +129,7 @@ def table(
         element("caption", element("span", caption)),
         element("thead", element("tr", *(cell("th", i, head[i], "col") for i in kept))),
         element("tbody", *body),
-        class_=class_,
+        class_="long" if len(rows) > _LONG else None,
     )
     return element("div", content, class_="scroll", role="region", aria_label=caption, tabindex="0")
 

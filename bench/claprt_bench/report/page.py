@@ -14,13 +14,15 @@ from claprt_bench.report import (
     sections_common,
     sections_evaluation,
     sections_load,
+    sections_scaling,
     sections_speed,
+    sections_stages,
 )
 from claprt_bench.report.fields import Record
 from claprt_bench.report.html import EMPTY, Html, details, element, facts, join, paragraph
 from claprt_bench.report.series import Looks, look
 from claprt_bench.report.sheet import Section, Sheet
-from claprt_bench.report.summary import chapter_title, summary
+from claprt_bench.report.summary import chapter_title, side_by_side, summary
 from claprt_bench.report.svg import Canvas
 
 _FIRST = (
@@ -33,10 +35,10 @@ _SECTIONS = {
         *_FIRST,
         Section("Whole paths", sections_speed.whole_paths),
         Section("Latency distributions", sections_speed.distributions),
-        Section("Stages", sections_speed.stages),
+        Section("Stages", sections_stages.stages),
         Section("Cold start", sections_load.cold_start),
         Section("Open loop", sections_load.open_loop),
-        Section("Scaling", sections_load.scaling),
+        Section("Scaling", sections_scaling.scaling),
         Section("Against other libraries", sections_against.against),
         *_LAST,
     ),
@@ -97,17 +99,21 @@ def render(documents: Sequence[Mapping[str, object]]) -> str:
         )
     records = [_record(document, i) for i, document in enumerate(documents, 1)]
     records.sort(key=lambda record: record.text("kind") != SPEED)  # what they are called in errors stays
-    canvas = Canvas()
-    chapters = [_chapter(record, f"result-{i}", canvas, boxed=len(records) > 1) for i, record in enumerate(records, 1)]
-    several = len(records) > 1
+    canvas, several = Canvas(), len(records) > 1
+    titled = [(f"{i}. {chapter_title(r)}" if several else chapter_title(r), r) for i, r in enumerate(records, 1)]
+    chapters = [
+        _chapter(record, title if several else None, f"result-{i}", canvas)
+        for i, (title, record) in enumerate(titled, 1)
+    ]
     first = element(
         "section",
         element("h2", "Summary"),
-        *(join([element("h3", chapter_title(record)) if several else EMPTY, summary(record)]) for record in records),
+        side_by_side(titled),
+        *(join([element("h3", title) if several else EMPTY, summary(record)]) for title, record in titled),
         id="summary",
     )
     reading = element("section", element("h2", "How to read this"), facts(_TERMS), id="reading", class_="reading")
-    title = "claprt: " + (f"{len(records)} results" if several else chapter_title(records[0]))
+    title = f"claprt: {len(records)} results" if several else titled[0][0]
     links = [
         ("summary", "Summary"),
         *(link for _, found in chapters for link in found),
@@ -139,14 +145,15 @@ def _record(document: Mapping[str, object], number: int) -> Record:
     return Record(document, f"result {number} ({kind})")
 
 
-def _chapter(record: Record, name: str, canvas: Canvas, boxed: bool) -> tuple[Html, list[tuple[str, str]]]:
+def _chapter(record: Record, title: str | None, name: str, canvas: Canvas) -> tuple[Html, list[tuple[str, str]]]:
     """A document's chapter, and the links to it and into it."""
     kind = record.text("kind") or ""
     engines = [
         look(item) for key in ("measurements", "variants") for item in record.records(key) if item.text("precision")
     ]
     sheet = Sheet(canvas, Looks(engines), sections_common.noisy(record))
-    title = chapter_title(record)
+    # The title and the doubts of one document alone stand right above, over the page and in the summary.
+    box, title = (sections_common.doubt_box(record), title) if title else (EMPTY, "All results")
     links, parts = [(name, title)], []
     for section in _SECTIONS[kind]:
         content = section.build(record, sheet)
@@ -156,9 +163,7 @@ def _chapter(record: Record, name: str, canvas: Canvas, boxed: bool) -> tuple[Ht
             parts.append(element("section", element("h3", section.title), content, id=place))
     if len(parts) <= 1:
         parts.append(paragraph("This result has no measurements."))
-    lead = element("h2", title)
-    box = sections_common.doubt_box(record) if boxed else EMPTY  # one document's box is right above, in the summary
-    return element("section", lead, box, *parts, id=name, class_="chapter"), links
+    return element("section", element("h2", title), box, *parts, id=name, class_="chapter"), links
 
 
 def _contents(links: Sequence[tuple[str, str]]) -> Html:

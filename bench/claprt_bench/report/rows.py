@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from claprt_bench.report.series import STYLES, Style, label
-from claprt_bench.report.svg import FONT, INK, MUTED, PAGE, UNITS_PER_INCH, WIDTH, new_figure
+from claprt_bench.report.svg import FONT, GRID, INK, MUTED, PAGE, UNITS_PER_INCH, WIDTH, new_figure
 
-_ROW = 0.50  # inches: a line of text and a bar
+_ROW = 0.55  # inches: a line of text and a bar
 _AXIS = 0.55
 _LEGEND = 0.19
 _BAR = 0.36  # of a row
@@ -27,6 +27,7 @@ class Stack:
     name: str
     parts: Sequence[tuple[str, float]]
     whole: float
+    written: str
 
 
 @dataclass(frozen=True)
@@ -44,28 +45,42 @@ class Row:
 
 def stacks(rows: Sequence[Stack], x_label: str) -> Any:
     """Bars of parts put together; a line across each is the whole."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     names = list(dict.fromkeys(name for row in rows for name, _ in row.parts))
     figure, axes = _axes(len(rows), legend=math.ceil((len(names) + 1) / 2))
-    right = max(max(row.whole, sum(value for _, value in row.parts)) for row in rows) * 1.04 or 1.0
+    right = max(max(row.whole, sum(value for _, value in row.parts)) for row in rows) or 1.0
     for y, row in enumerate(rows):
         start = 0.0
         for name, value in row.parts:
-            style = STYLES[names.index(name) % len(STYLES)]
-            axes.barh(
-                *(y, value, _BAR, start),
-                color=style.colour,
-                hatch=style.hatch,
-                edgecolor=PAGE,
-                linewidth=0.8,
-                label=name if name not in axes.get_legend_handles_labels()[1] else None,
-            )
+            axes.barh(*(y, value, _BAR, start), **_part(name, names))
             start += value
-        whole = "whole path, measured" if y == 0 else None
-        axes.vlines(row.whole, y - 0.30, y + 0.30, color=INK, linewidth=2.2, label=whole)
+        axes.vlines(row.whole, y - 0.30, y + 0.30, color=INK, linewidth=2.2)
         _name(axes, y, row.name)
-    axes.set(xlabel=x_label, xlim=(0, right))
-    figure.legend(loc="outside upper left", ncols=2, handlelength=1.6, columnspacing=1.2, borderaxespad=0.2)
+        _value(axes, max(start, row.whole), y, row.written)
+    axes.set(xlabel=x_label, xlim=(0, _room(0.0, right, rows)))
+    handles: list[Any] = [Patch(**_part(name, names), label=name) for name in names]
+    handles.append(
+        Line2D([], [], color=INK, linestyle="", marker="|", markersize=9, markeredgewidth=2.2, label="whole path")
+    )
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=2, handlelength=1.6, columnspacing=1.2, borderaxespad=0.2
+    )
     return figure
+
+
+def _part(name: str, names: Sequence[str]) -> dict[str, Any]:
+    """How a part looks: other colours than engines have, and the largest part pale, so that it does not shout."""
+    if name.endswith("-tower"):
+        return {"facecolor": GRID, "edgecolor": MUTED, "linewidth": 0.8}
+    style = STYLES[(names.index(name) + 2) % len(STYLES)]
+    return {
+        "facecolor": style.colour,
+        "edgecolor": PAGE,
+        "linewidth": 0.8,
+        "hatch": ("", "////", "....")[names.index(name) % 3],
+    }
 
 
 def ratios(rows: Sequence[Row], x_label: str, reference: str) -> Any:
@@ -134,7 +149,7 @@ def _axes(rows: int, legend: int = 0) -> tuple[Any, Any]:
 def _name(axes: Any, y: float, text: str) -> None:
     axes.annotate(
         label(text),
-        xy=(0, y - 0.30),
+        xy=(0, y - 0.26),
         xycoords=("axes fraction", "data"),
         va="bottom",
         bbox={"boxstyle": "square,pad=0.1", "facecolor": PAGE, "edgecolor": "none"},
@@ -142,10 +157,18 @@ def _name(axes: Any, y: float, text: str) -> None:
 
 
 def _value(axes: Any, x: float, y: float, text: str) -> None:
-    axes.annotate(label(text), xy=(x, y), xytext=(5, 0), textcoords="offset points", va="center", annotation_clip=False)
+    axes.annotate(
+        label(text),
+        xy=(x, y),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        annotation_clip=False,
+        bbox={"boxstyle": "square,pad=0.05", "facecolor": PAGE, "edgecolor": "none"},
+    )
 
 
-def _room(left: float, right: float, rows: Sequence[Row]) -> float:
+def _room(left: float, right: float, rows: Sequence[Row | Stack]) -> float:
     """The right end of the axis: behind the highest value must be room for the longest figure that is written."""
     text = min(0.6, (max(len(label(row.written)) for row in rows) * _CHARACTER + 0.12) / (WIDTH - 0.2))
     return left + (right - left or 1.0) / (1 - text)

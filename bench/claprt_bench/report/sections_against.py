@@ -10,7 +10,7 @@ from claprt_bench import figures
 from claprt_bench.report.fields import Record
 from claprt_bench.report.html import EMPTY, Html, bullets, details, grid, join, paragraph, table
 from claprt_bench.report.rows import Row, ratios
-from claprt_bench.report.series import Looks, named
+from claprt_bench.report.series import STYLES, named
 from claprt_bench.report.sheet import Sheet, arrow
 
 _MOST_BARS = 12  # in one plot
@@ -21,17 +21,14 @@ def against(document: Record, sheet: Sheet) -> Html:
     found = document.records("against")
     if not found:
         return EMPTY
-    looks = Looks(named(record.text("peer")) for record in found)
-    rows = [_row(record, looks) for record in found]
-    known = [row for row in rows if row is not None]
-    title = "How many times as fast as the other side"
     plots = []
-    for start in range(0, len(known), _MOST_BARS):
-        part = known[start : start + _MOST_BARS]
-        said = "; ".join(f"{row.name}: {row.written}" for row in part)
-        plots.append(
-            sheet.plot(title, said, EMPTY, functools.partial(ratios, part, "their time / our time", "equally fast"))
-        )
+    for peer in dict.fromkeys(named(record.text("peer")) for record in found):
+        rows = [row for record in found if named(record.text("peer")) == peer and (row := _row(record)) is not None]
+        for start in range(0, len(rows), _MOST_BARS):
+            part = rows[start : start + _MOST_BARS]
+            said = "; ".join(f"{row.name}: {row.written}" for row in part)
+            draw = functools.partial(ratios, part, "their time / our time", "equally fast")
+            plots.append(sheet.plot(f"Times as fast as {peer}", said, EMPTY, draw))
     lead = paragraph(
         "Both sides took turns in one run, on the same inputs with the same threads; their vectors were compared "
         "first. A ratio is the other side's median over ours: above one, claprt is faster; hollow bars are slower. The "
@@ -48,13 +45,12 @@ def comparison(record: Record) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _row(record: Record, looks: Looks) -> Row | None:
+def _row(record: Record) -> Row | None:
     value = record.number("ratio", 0)
     if value is None:
         return None
     low, high = record.span("ratio_spread")
-    peer = named(record.text("peer"))
-    return Row(f"{peer}: {comparison(record)}", value, figures.ratio(value), looks.of(peer), low, high)
+    return Row(comparison(record), value, figures.ratio(value), STYLES[0], low, high)
 
 
 def _table(records: Sequence[Record]) -> Html:

@@ -24,7 +24,8 @@ def doubts(document: Record) -> list[str]:
         if check.flag("passed") is False:
             value, bound = _plain(check.number("value")), _plain(check.number("bound"))
             found.append(f"a check failed: {named(check.text('what'))}: {value}, bound {bound}")
-    return list(dict.fromkeys(found))
+    unique = dict.fromkeys(found)
+    return [one for one in unique if not any(one != other and one in other for other in unique)]
 
 
 def noisy(document: Record) -> bool:
@@ -154,7 +155,7 @@ def _noise(document: Record) -> list[tuple[str, str]]:
         return f"{UNKNOWN} (the system does not say)" if used is None else f"{figures.number(used)} cores"
 
     def average(key: str) -> str:
-        return ", ".join(figures.number(value) for value in load.numbers(key)) or UNKNOWN
+        return ", ".join(map(_plain, load.numbers(key))) or UNKNOWN
 
     verdict = {True: "quiet", False: "⚠ noisy", None: f"{UNKNOWN} (not known)"}[quiet]
     pairs = [

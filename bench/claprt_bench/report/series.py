@@ -87,6 +87,11 @@ def label(text: str, longest: int = 44) -> str:
     return text if len(text) <= longest else f"{text[: longest // 2 - 1]}…{text[len(text) - longest // 2 :]}"
 
 
+def listed(*parts: str | None) -> str:
+    """Parts that are there, with commas."""
+    return ", ".join(part for part in parts if part)
+
+
 def chunks(items: list[Record], most: int = len(STYLES)) -> list[list[Record]]:
     """Lists of so many that each can have a look of its own in one plot."""
     return [items[start : start + most] for start in range(0, len(items), most)]

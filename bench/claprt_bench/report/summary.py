@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from claprt_bench import figures
 from claprt_bench.report.fields import Record
-from claprt_bench.report.html import Html, bullets, cards, join, paragraph
+from claprt_bench.report.html import Html, bullets, cards, join, paragraph, table
+from claprt_bench.report.measured import STEPS, batch_of, measurements, median
 from claprt_bench.report.sections_against import comparison
 from claprt_bench.report.sections_common import doubt_box, noisy
 from claprt_bench.report.sections_evaluation import confidence, in_words, metric, metric_keys, metric_name
-from claprt_bench.report.sections_speed import STEPS, batch_of, measurements, median
-from claprt_bench.report.series import engine, named, plural, threads
+from claprt_bench.report.series import engine, listed, named, plural, threads
 from claprt_bench.report.sheet import arrow
 
 Card = tuple[str, str, str]
@@ -26,13 +26,32 @@ def summary(document: Record) -> Html:
     return join([doubt_box(document), paragraph(said), cards(shown) if shown else "", bullets(statements)])
 
 
+def side_by_side(documents: Sequence[tuple[str, Record]]) -> Html:
+    """The figures that matter of several documents, by title, in a table for each kind; nothing for a single one."""
+    tables = []
+    for kind, caption, make in (
+        ("speed", "Speed, side by side", _speed_cards),
+        ("evaluation", "Evaluations, side by side", _evaluation_cards),
+    ):
+        found = {
+            title: {what: figure for figure, what, _ in make(d)} for title, d in documents if d.text("kind") == kind
+        }
+        whats = list(dict.fromkeys(what for cells in found.values() for what in cells))
+        if len(found) > 1 and whats:
+            rows = [(title, *(known.get(what, figures.UNKNOWN) for what in whats)) for title, known in found.items()]
+            tables.append(table(caption, ("result", *whats), rows))
+    return join(tables)
+
+
 def chapter_title(document: Record) -> str:
     """What a document is about."""
     bundle, machine = document.record("bundle"), document.record("machine")
-    where = f"{named(bundle.text('source'))}, {named(machine.text('date'))}"
+    source, date = named(bundle.text("source")), named(machine.text("date"))
     if document.text("kind") == "speed":
-        return f"Speed: {where}"
-    return f"Evaluation, {named(document.text('task'))} on {named(document.record('dataset').text('name'))}: {where}"
+        gpu = machine.record("gpu").text("name")
+        return f"Speed of {source} on {gpu or named(machine.text('processor'))}, {date}"
+    task = named(document.text("task"))
+    return f"{task[:1].upper()}{task[1:]} on {named(document.record('dataset').text('name'))} with {source}, {date}"
 
 
 def _speed_in_words(document: Record) -> str:
@@ -67,7 +86,7 @@ def _speed_cards(document: Record) -> list[Card]:
                 f"batch {smallest}",
                 f"p99 {figures.duration(tail)}" if tail else "",
             ]
-            found.append((figures.duration(value), f"{arrow(record.text('what'))}, fastest p50", _and(more)))
+            found.append((figures.duration(value), f"{arrow(record.text('what'))}, fastest p50", listed(*more)))
     found += _best(paths, "items_per_second", "highest throughput", lambda value: figures.rate(value))
     found += _best(paths, "real_time_factor", "highest real-time factor", lambda value: f"{figures.number(value)}×")
     starts = [
@@ -76,11 +95,11 @@ def _speed_cards(document: Record) -> list[Card]:
     if starts:
         value, _, record = min(starts)
         found.append(
-            (figures.duration(value), "fastest cold start", _and([arrow(record.text("what")), engine(record)]))
+            (figures.duration(value), "fastest cold start", listed(*[arrow(record.text("what")), engine(record)]))
         )
         memory = record.number("peak_host_bytes", 0)
         if memory is not None:
-            found.append((figures.size(memory), "peak memory of that", _and([engine(record), threads(record)])))
+            found.append((figures.size(memory), "peak memory of that", listed(*[engine(record), threads(record)])))
     return found + _peer_cards(document)
 
 
@@ -91,7 +110,7 @@ def _best(paths: list[tuple[Record, float]], key: str, title: str, write: Callab
     if not known:
         return []
     value, _, record = max(known)
-    return [(write(value), title, _and([arrow(record.text("what")), engine(record), f"batch {batch_of(record)}"]))]
+    return [(write(value), title, listed(*[arrow(record.text("what")), engine(record), f"batch {batch_of(record)}"]))]
 
 
 def _peer_cards(document: Record) -> list[Card]:
@@ -110,8 +129,13 @@ def _peer_cards(document: Record) -> list[Card]:
     for peer, (_, record) in best.items():
         low, high = record.span("ratio_spread")
         span = figures.between(figures.number(low), figures.number(high))
-        more = [comparison(record), "" if span == figures.UNKNOWN else f"95 % interval {span}"]
-        found.append((figures.ratio(record.number("ratio", 0)), f"as fast as {peer}", _and(more)))
+        ratio = record.number("ratio", 0) or 0.0
+        more = [
+            "slower" if ratio < 1 else "",
+            comparison(record),
+            "" if span == figures.UNKNOWN else f"95 % interval {span}",
+        ]
+        found.append((figures.ratio(ratio), f"speed against {peer}", listed(*more)))
     return found
 
 
@@ -124,7 +148,7 @@ def _evaluation_in_words(document: Record) -> str:
     parts += [f"{skipped:,} skipped" if skipped else ""]
     return (
         f"The bundle {named(document.record('bundle').text('source'))}, {named(document.text('task'))} on "
-        f"{named(dataset.text('name'))} ({_and(parts)}), on {named(machine.text('processor'))}."
+        f"{named(dataset.text('name'))} ({listed(*parts)}), on {named(machine.text('processor'))}."
     )
 
 
@@ -148,7 +172,3 @@ def _statements(document: Record) -> list[Html]:
     keys = metric_keys(document)
     chosen = [record for record in records if keys and record.text("metric") == keys[0]] or records
     return [in_words(record, confidence(document)) for record in chosen]
-
-
-def _and(parts: list[str]) -> str:
-    return ", ".join(part for part in parts if part)
