@@ -8,7 +8,20 @@ from typing import Any
 import numpy as np
 
 _CLIP = 10.0
-_ENGINES = (("fp32", "fp32", 1.0), ("int8", "int8-cpu", 0.45))
+# Precision, variant, backend, what it costs.
+_ENGINES = (("fp32", "fp32", "ort-cpu", 1.0), ("int8", "int8-cpu", "ort-cpu", 0.45))
+_GPU_ENGINES = (
+    ("fp32", "fp32", "tensorrt", 0.03),
+    ("fp16", "fp16", "tensorrt", 0.009),
+    ("int8", "int8", "tensorrt", 0.006),
+)
+_GPU = {
+    "name": "NVIDIA H100 80GB HBM3",
+    "compute_capability": "9.0",
+    "driver": "580.65.06",
+    "cuda": "13.0",
+    "memory_bytes": 85_000_000_000,
+}
 _MACHINE = {
     "date": "2026-11-23",
     "processor": "AMD EPYC 9R14",
@@ -29,8 +42,9 @@ _BUNDLE = {
 }
 
 
-def speed(seed: int = 0, noisy: bool = False) -> dict[str, Any]:
+def speed(seed: int = 0, noisy: bool = False, gpu: bool = False) -> dict[str, Any]:
     """A speed document with every part."""
+    engines = (*_ENGINES, *_GPU_ENGINES) if gpu else _ENGINES
     random = np.random.default_rng(seed)
     measurements = [
         _measurement(random, "stage", step, cost, batch=batch)
@@ -38,8 +52,8 @@ def speed(seed: int = 0, noisy: bool = False) -> dict[str, Any]:
         for step, cost in (("decode", 3.1), ("resample", 1.4), ("log-mel", 7.8), ("tokenizer", 0.043))
     ]
     for batch in (1, 8):
-        for precision, variant, factor in _ENGINES:
-            engine: dict[str, Any] = {"precision": precision, "variant": variant, "backend": "ort-cpu", "batch": batch}
+        for precision, variant, backend, factor in engines:
+            engine: dict[str, Any] = {"precision": precision, "variant": variant, "backend": backend, "batch": batch}
             measurements += [
                 _measurement(random, "stage", "audio-tower", 95 * factor, **engine),
                 _measurement(random, "stage", "text-tower", 16 * factor, **engine),
@@ -51,7 +65,7 @@ def speed(seed: int = 0, noisy: bool = False) -> dict[str, Any]:
         "format": "claprt-result",
         "schema_version": 1,
         "kind": "speed",
-        "machine": dict(_MACHINE),
+        "machine": _MACHINE | {"gpu": _GPU if gpu else None},
         "bundle": dict(_BUNDLE),
         "method": {
             "duration_s": 5.0,
@@ -75,17 +89,17 @@ def speed(seed: int = 0, noisy: bool = False) -> dict[str, Any]:
         ],
         "measurements": measurements,
         "cold_start": [
-            _cold_start(random, precision, 680 * factor, what)
-            for precision, _, factor in _ENGINES
+            _cold_start(random, precision, backend, 300 + 380 * factor, what)
+            for precision, _, backend, factor in engines
             for what in ("file", "text")
         ],
         "open_loop": [
-            _open_loop(random, precision, 100 * factor, rate)
-            for precision, _, factor in _ENGINES
+            _open_loop(random, precision, backend, 100 * factor, rate)
+            for precision, _, backend, factor in engines
             for rate in (2.0, 5.0, 8.0, 9.5, 12.0)
         ],
         "scaling": [
-            _scaling(random, axis, what, precision, factor)
+            _scaling(random, axis, what, precision, backend, factor)
             for axis, what in (
                 ("batch", "waveform -> vector"),
                 ("batch", "text -> vector"),
@@ -93,7 +107,7 @@ def speed(seed: int = 0, noisy: bool = False) -> dict[str, Any]:
                 ("clip_seconds", "file -> vector"),
                 ("labels", "waveform -> labels"),
             )
-            for precision, _, factor in _ENGINES
+            for precision, _, backend, factor in engines
         ],
         "against": _against(random),
         "left_out": [
@@ -153,7 +167,7 @@ def evaluation(seed: int = 0, task: str = "zero-shot", classes: int = 10) -> dic
                 if task == "probe"
                 else None,
             }
-            for precision, variant, factor in _ENGINES
+            for precision, variant, _, factor in _ENGINES
         ],
         "comparisons": [
             {"a": "fp32", "b": "int8", "metric": key, "only_a": 3, "only_b": 1, "p_value": 0.625}
@@ -186,6 +200,7 @@ def _measurement(
     backend: str | None = None,
 ) -> dict[str, Any]:
     sound = step not in ("text", "tokenizer", "text-tower")
+    on_gpu = backend == "tensorrt"
     each = cost * (1.0 if batch == 1 else 0.85)
     # With batches there are too few calls for the last percentile.
     samples = _samples(random, each * batch, calls=40 if batch == 1 else 8)
@@ -200,7 +215,7 @@ def _measurement(
         "precision": precision,
         "variant": variant,
         "backend": backend,
-        "log_mel": "cpu" if sound and step != "decode" else None,
+        "log_mel": ("cuda" if on_gpu else "cpu") if sound and step not in ("decode", "resample") else None,
         "batch": batch,
         "threads": 2,
         "audio_seconds": _CLIP if sound else None,
@@ -222,17 +237,17 @@ def _measurement(
             "cores_used": 1.8,
         },
         "peak_host_bytes": 223_000_000 if group == "path" else None,
-        "peak_device_bytes": None,
+        "peak_device_bytes": 612_000_000 if on_gpu else None,
     }
 
 
-def _cold_start(random: np.random.Generator, precision: str, cost: float, what: str) -> dict[str, Any]:
+def _cold_start(random: np.random.Generator, precision: str, backend: str, cost: float, what: str) -> dict[str, Any]:
     samples = (cost * (1 + random.gamma(1.5, 0.02, 7))).tolist()
     return {
-        "id": f"cold-start/{what}/{precision}/ort-cpu",
+        "id": f"cold-start/{what}/{precision}/{backend}",
         "what": f"process start -> first vector of a {what}",
         "precision": precision,
-        "backend": "ort-cpu",
+        "backend": backend,
         "threads": 2,
         "samples_ms": samples,
         "median_ms": statistics.median(samples),
@@ -241,7 +256,7 @@ def _cold_start(random: np.random.Generator, precision: str, cost: float, what: 
     }
 
 
-def _open_loop(random: np.random.Generator, precision: str, cost: float, rate: float) -> dict[str, Any]:
+def _open_loop(random: np.random.Generator, precision: str, backend: str, cost: float, rate: float) -> dict[str, Any]:
     due = np.cumsum(random.exponential(1 / rate, 120)) * 1000
     service = np.asarray(_samples(random, cost, 1, 120)[0])
     done = np.zeros(120)
@@ -254,10 +269,10 @@ def _open_loop(random: np.random.Generator, precision: str, cost: float, rate: f
         return found | {"maximum_ms": float(values.max()), "mean_ms": float(values.mean())}
 
     return {
-        "id": f"open-loop/waveform/{precision}/ort-cpu/r{rate:g}",
+        "id": f"open-loop/waveform/{precision}/{backend}/r{rate:g}",
         "what": "waveform -> vector",
         "precision": precision,
-        "backend": "ort-cpu",
+        "backend": backend,
         "threads": 2,
         "rate": rate,
         "arrivals": "poisson",
@@ -271,7 +286,9 @@ def _open_loop(random: np.random.Generator, precision: str, cost: float, rate: f
     }
 
 
-def _scaling(random: np.random.Generator, axis: str, what: str, precision: str, factor: float) -> dict[str, Any]:
+def _scaling(
+    random: np.random.Generator, axis: str, what: str, precision: str, backend: str, factor: float
+) -> dict[str, Any]:
     xs = {
         "batch": [1, 2, 4, 8, 16, 32, 64],
         "threads": [1, 2],
@@ -297,11 +314,11 @@ def _scaling(random: np.random.Generator, axis: str, what: str, precision: str, 
             | {"per_item_ms": cost / items, "calls": 20}
         )
     return {
-        "id": f"scaling/{axis}/{what.split()[0]}/{precision}/ort-cpu",
+        "id": f"scaling/{axis}/{what.split()[0]}/{precision}/{backend}",
         "axis": axis,
         "what": what,
         "precision": precision,
-        "backend": "ort-cpu",
+        "backend": backend,
         "points": points,
     }
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from claprt_bench.figures import number
-from claprt_bench.report.series import Style, label
-from claprt_bench.report.svg import INK, PAGE, WARN, new_figure
+from claprt_bench.report.series import Style
+from claprt_bench.report.svg import INK, PAGE, WARN, WIDTH, fit, new_figure
 
 _LINE_OF_TEXT = 0.19  # inches, in a legend
+_LEGEND = WIDTH - 0.75  # inches: what is left beside its lines
 _LOG_FROM = 8.0  # a logarithmic axis where the largest value is so many times the smallest
 _POINTS = 300  # of a distribution that are drawn
 PERCENTILES = {"p50": ("o", 50.0), "p90": ("v", 90.0), "p95": ("s", 95.0), "p99": ("^", 99.0)}
@@ -52,7 +53,7 @@ def distribution(lines: Sequence[Distribution], x_label: str = "latency in ms") 
             kept = np.unique(np.linspace(0, len(values) - 1, _POINTS).round().astype(int))
             values, shares = values[kept], shares[kept]
         x, y = np.concatenate([values[:1], values]), np.concatenate([[0.0], shares])
-        axes.step(x, y, where="post", color=line.style.colour, linestyle=line.style.line, label=label(line.name, 36))
+        axes.step(x, y, where="post", color=line.style.colour, linestyle=line.style.line, label=fit(line.name, _LEGEND))
         for name in _MARKED:
             if name in line.percentiles:
                 marker, share = PERCENTILES[name]
@@ -93,7 +94,7 @@ def curves(lines: Sequence[Curve], x_label: str, y_label: str, log_x: bool, mark
         if len(line.low):
             axes.fill_between(line.x, line.low, line.high, color=style.colour, alpha=0.18, linewidth=0)
         look = {"color": style.colour, "linestyle": style.line, "marker": style.marker}
-        axes.plot(line.x, line.y, **look, label=label(line.name, 36))
+        axes.plot(line.x, line.y, **look, label=fit(line.name, _LEGEND))
         bad = [(x, y) for x, y, bad in zip(line.x, line.y, line.crossed or [False] * len(line.x), strict=True) if bad]
         if bad:
             axes.plot(*zip(*bad, strict=True), color=WARN, marker="x", markersize=10, markeredgewidth=2, linestyle="")
@@ -112,14 +113,14 @@ def curves(lines: Sequence[Curve], x_label: str, y_label: str, log_x: bool, mark
 
 def _scale(axis: Any, set_scale: Any, values: Any) -> None:
     """Choose a linear axis from zero, or a logarithmic one where values differ by much; write plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = float(values.min()), float(values.max())
     logarithmic = low > 0 and high / low > _LOG_FROM
     if logarithmic:
         set_scale("log")
         axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 300 else (1.0, 2.0, 5.0), numticks=12))
-        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(MaxNLocator(5))
         spread = high - low

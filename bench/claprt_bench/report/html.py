@@ -99,7 +99,9 @@ def cards(items: Sequence[tuple[str, str, str]]) -> Html:
 
 
 def header(title: str, unit: str) -> Html:
-    """The head of a column with its unit under it."""
+    """The head of a column with its unit, if it has one, under it."""
+    if not unit:
+        return escape(title)
     return join([title, element("span", unit, class_="unit")], " ")
 
 

@@ -108,7 +108,7 @@ def render(documents: Sequence[Mapping[str, object]]) -> str:
     first = element(
         "section",
         element("h2", "Summary"),
-        side_by_side(titled),
+        side_by_side(records),
         *(join([element("h3", title) if several else EMPTY, summary(record)]) for title, record in titled),
         id="summary",
     )

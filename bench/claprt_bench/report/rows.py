@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from claprt_bench.report.series import STYLES, Style, label
-from claprt_bench.report.svg import FONT, GRID, INK, MUTED, PAGE, UNITS_PER_INCH, WIDTH, new_figure
+from claprt_bench.report.series import STYLES, Style
+from claprt_bench.report.svg import GRID, INK, MUTED, PAGE, WIDTH, fit, new_figure, width_of
 
 _ROW = 0.55  # inches: a line of text and a bar
 _AXIS = 0.55
 _LEGEND = 0.19
 _BAR = 0.36  # of a row
-_CHARACTER = 0.62 * FONT / UNITS_PER_INCH  # inches, about
+_NAME, _WRITTEN = WIDTH - 0.2, 1.2  # inches that texts may take
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _axes(rows: int, legend: int = 0) -> tuple[Any, Any]:
 
 def _name(axes: Any, y: float, text: str) -> None:
     axes.annotate(
-        label(text),
+        fit(text, _NAME),
         xy=(0, y - 0.26),
         xycoords=("axes fraction", "data"),
         va="bottom",
@@ -158,7 +158,7 @@ def _name(axes: Any, y: float, text: str) -> None:
 
 def _value(axes: Any, x: float, y: float, text: str) -> None:
     axes.annotate(
-        label(text),
+        fit(text, _WRITTEN),
         xy=(x, y),
         xytext=(6, 0),
         textcoords="offset points",
@@ -170,5 +170,5 @@ def _value(axes: Any, x: float, y: float, text: str) -> None:
 
 def _room(left: float, right: float, rows: Sequence[Row | Stack]) -> float:
     """The right end of the axis: behind the highest value must be room for the longest figure that is written."""
-    text = min(0.6, (max(len(label(row.written)) for row in rows) * _CHARACTER + 0.12) / (WIDTH - 0.2))
+    text = (max(width_of(fit(row.written, _WRITTEN)) for row in rows) + 0.2) / (WIDTH - 0.2)
     return left + (right - left or 1.0) / (1 - text)

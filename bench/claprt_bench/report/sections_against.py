@@ -10,6 +10,7 @@ from claprt_bench import figures
 from claprt_bench.report.fields import Record
 from claprt_bench.report.html import EMPTY, Html, bullets, details, grid, join, paragraph, table
 from claprt_bench.report.rows import Row, ratios
+from claprt_bench.report.sections_common import plain
 from claprt_bench.report.series import STYLES, named
 from claprt_bench.report.sheet import Sheet, arrow
 
@@ -114,7 +115,7 @@ def _notes(records: Sequence[Record]) -> Html:
 def _versions(records: Sequence[Record]) -> Html:
     versions = {
         named(record.text("peer")): ", ".join(
-            f"{name} {version}" for name, version in record.record("peer_versions").free().items()
+            f"{name} {plain(version)}" for name, version in record.record("peer_versions").free().items()
         )
         for record in records
     }

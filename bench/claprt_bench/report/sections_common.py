@@ -22,7 +22,7 @@ def doubts(document: Record) -> list[str]:
         found.append("the machine was not quiet")
     for check in document.records("checks"):
         if check.flag("passed") is False:
-            value, bound = _plain(check.number("value")), _plain(check.number("bound"))
+            value, bound = plain(check.number("value")), plain(check.number("bound"))
             found.append(f"a check failed: {named(check.text('what'))}: {value}, bound {bound}")
     unique = dict.fromkeys(found)
     return [one for one in unique if not any(one != other and one in other for other in unique)]
@@ -61,8 +61,8 @@ def checks(document: Record, sheet: Sheet) -> Html:
     rows = [
         (
             named(check.text("what")),
-            _plain(check.number("value")),
-            _plain(check.number("bound")),
+            plain(check.number("value")),
+            plain(check.number("bound")),
             {True: "passed", False: "FAILED", None: UNKNOWN}[check.flag("passed")],
         )
         for check in found
@@ -95,14 +95,14 @@ def _machine(machine: Record) -> list[tuple[str, str]]:
         ("system", named(machine.text("system"))),
         ("Python", named(machine.text("python"))),
     ]
-    pairs += [(name, _plain(version)) for name, version in machine.record("versions").free().items()]
+    pairs += [(name, plain(version)) for name, version in machine.record("versions").free().items()]
     return [*pairs, ("date", named(machine.text("date")))]
 
 
 def _gpu(gpu: Record) -> list[str]:
     parts = [gpu.text("name")]
     named_parts = (("compute capability", "compute_capability"), ("driver", "driver"), ("CUDA", "cuda"))
-    parts += [f"{title} {_plain(gpu.free().get(key))}" for title, key in named_parts if gpu.free().get(key) is not None]
+    parts += [f"{title} {plain(gpu.free().get(key))}" for title, key in named_parts if gpu.free().get(key) is not None]
     memory = gpu.number("memory_bytes", 0)
     return [part for part in (*parts, figures.size(memory) if memory else None) if part]
 
@@ -155,7 +155,7 @@ def _noise(document: Record) -> list[tuple[str, str]]:
         return f"{UNKNOWN} (the system does not say)" if used is None else f"{figures.number(used)} cores"
 
     def average(key: str) -> str:
-        return ", ".join(map(_plain, load.numbers(key))) or UNKNOWN
+        return ", ".join(map(plain, load.numbers(key))) or UNKNOWN
 
     verdict = {True: "quiet", False: "⚠ noisy", None: f"{UNKNOWN} (not known)"}[quiet]
     pairs = [
@@ -175,12 +175,12 @@ def _free(record: Record) -> list[tuple[str, str]]:
     for key, value in record.free().items():
         unit = next((unit for ending, unit in _UNITS.items() if key.endswith(ending)), "")
         name = key.removesuffix(next((ending for ending in _UNITS if key.endswith(ending)), "")).replace("_", " ")
-        shown = _plain(value)
+        shown = plain(value)
         pairs.append((name, shown + unit if isinstance(value, (int, float)) else shown))
     return pairs
 
 
-def _plain(value: object, depth: int = 0) -> str:
+def plain(value: object, depth: int = 0) -> str:
     """Any JSON value in words."""
     if value is None:
         return UNKNOWN
@@ -195,6 +195,6 @@ def _plain(value: object, depth: int = 0) -> str:
     if depth >= 3:
         return "…"
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {_plain(each, depth + 1)}" for key, each in value.items()) or UNKNOWN
+        return "; ".join(f"{key}: {plain(each, depth + 1)}" for key, each in value.items()) or UNKNOWN
     items: Sequence[object] = value if isinstance(value, list) else [str(value)]
-    return ", ".join(_plain(each, depth + 1) for each in items) or UNKNOWN
+    return ", ".join(plain(each, depth + 1) for each in items) or UNKNOWN

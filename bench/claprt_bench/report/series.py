@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from claprt_bench.report.fields import Record
-from claprt_bench.report.html import clean
 from claprt_bench.report.svg import COLOURS
 
 # Colour never tells alone: lines differ in dashes and markers too, bars in hatching.
@@ -79,12 +78,6 @@ def plural(number: float, word: str) -> str:
 def named(text: str | None, otherwise: str = "–") -> str:
     """A text that may be missing."""
     return text or otherwise
-
-
-def label(text: str, longest: int = 44) -> str:
-    """A text for a plot: one line, and no longer than there is room."""
-    text = " ".join(clean(text).split())
-    return text if len(text) <= longest else f"{text[: longest // 2 - 1]}…{text[len(text) - longest // 2 :]}"
 
 
 def listed(*parts: str | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from claprt_bench import figures
 from claprt_bench.report.fields import Record
-from claprt_bench.report.html import Html, bullets, cards, join, paragraph, table
+from claprt_bench.report.html import EMPTY, Html, bullets, cards, header, join, paragraph, table
 from claprt_bench.report.measured import STEPS, batch_of, measurements, median
 from claprt_bench.report.sections_against import comparison
 from claprt_bench.report.sections_common import doubt_box, noisy
@@ -26,41 +26,49 @@ def summary(document: Record) -> Html:
     return join([doubt_box(document), paragraph(said), cards(shown) if shown else "", bullets(statements)])
 
 
-def side_by_side(documents: Sequence[tuple[str, Record]]) -> Html:
-    """The figures that matter of several documents, by title, in a table for each kind; nothing for a single one."""
-    tables = []
-    for kind, caption, make in (
-        ("speed", "Speed, side by side", _speed_cards),
-        ("evaluation", "Evaluations, side by side", _evaluation_cards),
-    ):
-        found = {
-            title: {what: figure for figure, what, _ in make(d)} for title, d in documents if d.text("kind") == kind
-        }
-        whats = list(dict.fromkeys(what for cells in found.values() for what in cells))
-        if len(found) > 1 and whats:
-            rows = [(title, *(known.get(what, figures.UNKNOWN) for what in whats)) for title, known in found.items()]
-            tables.append(table(caption, ("result", *whats), rows))
-    return join(tables)
+def side_by_side(documents: Sequence[Record]) -> Html:
+    """The figures that matter of documents that are about the same, one column for each; nothing where none are."""
+    groups: dict[tuple[str | None, ...], list[tuple[int, Record]]] = {}
+    for number, document in enumerate(documents, 1):
+        about = (document.text("kind"), document.text("task"), document.record("dataset").text("name"))
+        groups.setdefault(about, []).append((number, document))
+    return join(_columns(group) for group in groups.values() if len(group) > 1)
+
+
+def _columns(group: Sequence[tuple[int, Record]]) -> Html:
+    speed = group[0][1].text("kind") == "speed"
+    found = [{what: figure for figure, what, _ in (_speed_cards if speed else _evaluation_cards)(d)} for _, d in group]
+    whats = list(dict.fromkeys(what for cells in found for what in cells))
+    if not whats:
+        return EMPTY
+    heads = [
+        header(f"{number}. {_where(document)}", "⚠ noisy" if noisy(document) else "") for number, document in group
+    ]
+    rows = [(what, *(cells.get(what, figures.UNKNOWN) for cells in found)) for what in whats]
+    return table("Speed, side by side" if speed else "Evaluations, side by side", ("figure", *heads), rows)
+
+
+def _where(document: Record) -> str:
+    """Which bundle, on what."""
+    machine = document.record("machine")
+    gpu = machine.record("gpu").text("name")
+    on = named(machine.text("processor")) + (f" and {gpu}" if gpu else "")
+    return f"{named(document.record('bundle').text('source'))} on {on}"
 
 
 def chapter_title(document: Record) -> str:
     """What a document is about."""
-    bundle, machine = document.record("bundle"), document.record("machine")
-    source, date = named(bundle.text("source")), named(machine.text("date"))
+    date = named(document.record("machine").text("date"))
     if document.text("kind") == "speed":
-        gpu = machine.record("gpu").text("name")
-        return f"Speed of {source} on {gpu or named(machine.text('processor'))}, {date}"
-    task = named(document.text("task"))
-    return f"{task[:1].upper()}{task[1:]} on {named(document.record('dataset').text('name'))} with {source}, {date}"
+        return f"Speed of {_where(document)}, {date}"
+    task, dataset = named(document.text("task")), named(document.record("dataset").text("name"))
+    return f"{task[:1].upper()}{task[1:]} on {dataset} with {named(document.record('bundle').text('source'))}, {date}"
 
 
 def _speed_in_words(document: Record) -> str:
-    machine, noise = document.record("machine"), document.record("noise")
-    gpu = machine.record("gpu").text("name")
-    on = named(machine.text("processor")) + (f" and {gpu}" if gpu else "")
-    checks = document.records("checks")
+    noise, checks = document.record("noise"), document.records("checks")
     passed = sum(check.flag("passed") is True for check in checks)
-    said = [f"The bundle {named(document.record('bundle').text('source'))} on {on}."]
+    said = [f"The bundle {_where(document)}."]
     if checks:
         said.append(f"{passed} of {plural(len(checks), 'check')} of values passed.")
     quiet = noise.flag("quiet")

@@ -7,9 +7,11 @@ No pyplot: nothing global stays changed, and no display is needed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import re
+import unicodedata
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -94,6 +96,41 @@ def new_figure(height: float, width: float = WIDTH) -> tuple[Any, Any]:
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.03)
     figure = Figure(figsize=(width, height), dpi=UNITS_PER_INCH, layout=layout)
     return figure, figure.add_subplot()
+
+
+def width_of(text: str) -> float:
+    """Inches that a text takes in a figure, at most: matplotlib's font is wider than most of those that pages have."""
+    return sum(map(_width_of_letter, text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _width_of_letter(letter: str) -> float:
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    if unicodedata.east_asian_width(letter) in "WF":
+        return FONT / UNITS_PER_INCH  # one em, whatever the font
+    # Of ten letters between two others: the outline of one is narrower than its place in a line.
+    font = FontProperties(size=FONT)
+    widths = [
+        text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] for text in (f"|{letter * 10}|", "||")
+    ]
+    return float(widths[0] - widths[1]) / 10 / UNITS_PER_INCH
+
+
+def fit(text: str, inches: float) -> str:
+    """A text for a figure: one line, shortened in its middle to what there is room for."""
+    text = " ".join(clean(text).split())
+    if len(text) <= 400 and width_of(text) <= inches:
+        return text
+    head, tail, used = 0, len(text), width_of("…")
+    while used + (more := _width_of_letter(text[head])) <= inches:
+        head, used = head + 1, used + more
+        more = _width_of_letter(text[tail - 1])
+        if used + more > inches:
+            break
+        tail, used = tail - 1, used + more
+    return f"{text[:head]}…{text[tail:]}"
 
 
 class Canvas:
