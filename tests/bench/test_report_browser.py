@@ -33,7 +33,7 @@ MODES = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark"), (320, "
 UNSEEN = """
 return [...document.querySelectorAll(arguments[0])].filter(e => {
   const box = e.getBoundingClientRect();
-  return !(box.width > 0 && box.height > 0);
+  return !(box.width > 0 && box.height > 0 && e.checkVisibility());
 }).map(e => e.tagName + ' ' + e.outerHTML.slice(0, 200));
 """
 
@@ -59,7 +59,7 @@ for (const svg of document.querySelectorAll('svg')) {
 return found;
 """
 
-# Texts with less contrast than WCAG's level AA asks for. Colours are composed as the browser paints them.
+# Texts, and colours of series, with less contrast than WCAG's level AA asks for. Colours are composed as they are painted.
 FAINT = """
 const context = Object.assign(document.createElement('canvas'), {width: 1, height: 1})
   .getContext('2d', {willReadFrequently: true});
@@ -70,6 +70,12 @@ function paint(layers) {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 const known = new Map(), found = [];
+const contrast = (under, over) => (Math.max(under, over) + 0.05) / (Math.min(under, over) + 0.05);
+const root = getComputedStyle(document.documentElement);
+for (const name of [0, 1, 2, 3, 4, 5].map(i => '--series-' + i).concat('--warn', '--muted')) {
+  const ratio = contrast(paint([root.getPropertyValue('--page')]), paint([root.getPropertyValue(name)]));
+  if (!(ratio >= 4.5)) found.push(ratio.toFixed(2) + ' ' + name);
+}
 for (const e of document.querySelectorAll('body *')) {
   if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
   if (['TITLE', 'DESC'].includes(e.tagName.toUpperCase())) continue;
@@ -77,8 +83,7 @@ for (const e of document.querySelectorAll('body *')) {
   for (let up = e; up instanceof Element; up = up.parentElement) layers.unshift(getComputedStyle(up).backgroundColor);
   const key = layers.join();
   if (!known.has(key)) {
-    const [under, over] = [paint(layers.slice(0, -1)), paint(layers)];
-    known.set(key, (Math.max(under, over) + 0.05) / (Math.min(under, over) + 0.05));
+    known.set(key, contrast(paint(layers.slice(0, -1)), paint(layers)));
   }
   if (!(known.get(key) >= 4.5)) found.push(known.get(key).toFixed(2) + ' ' + e.textContent.slice(0, 40));
 }
@@ -155,7 +160,7 @@ def test_everything_is_seen_and_readable(width: int, scheme: str, show: Callable
     """With everything unfolded: sizes, contrast, texts of plots, no wider than the window, no complaints."""
     script = show("full", width, scheme)
     assert _overflow(script) == [width, width]
-    assert script(UNSEEN, "section, h1, h2, h3, figcaption, .cards li, .warning, summary, nav") == []
+    assert script(UNSEEN, "section, h1, h2, h3, .cards li, .warning, nav, nav summary") == []
     _open_all(script)
     assert _overflow(script) == [width, width]
     assert script(UNSEEN, "section, figure, svg, svg text, table, th, td, caption, dt, dd, li, h4, p") == []
