@@ -59,7 +59,7 @@ for (const svg of document.querySelectorAll('svg')) {
 return found;
 """
 
-# Texts, and colours of series, with less contrast than WCAG's level AA asks for. Colours are composed as they are painted.
+# Texts, and colours of series, with less contrast than WCAG's level AA asks for. Colours are composed as painted.
 FAINT = """
 const context = Object.assign(document.createElement('canvas'), {width: 1, height: 1})
   .getContext('2d', {willReadFrequently: true});
