@@ -125,7 +125,7 @@ def test_nothing_comes_from_elsewhere(text: str, page: Element) -> None:
 def test_every_plot_says_what_it_shows(page: Element) -> None:
     """A name, a description, something drawn, and only colours that follow the page."""
     plots = list(page.iter("svg"))
-    assert len(plots) == 21 + 10 + 1
+    assert len(plots) == 22 + 11 + 1
     for plot in plots:
         title, description = plot.find("title"), plot.find("desc")
         assert title is not None
@@ -315,7 +315,7 @@ def test_what_is_missing_is_a_dash() -> None:
 
 
 def test_percentiles_without_calls_enough_are_explained(page: Element) -> None:
-    assert "– under p99: too few calls for that percentile." in words(page)
+    assert "p99: –, or no column, where calls were too few for it." in words(page)
 
 
 HOSTILE = "$\\frac{a}$<script>alert('x')</script>\"> &amp; ]]> --> \x00\x1b[31m\ud800\u202e %s {x} \n```" + "w" * 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 
 from claprt_bench.figures import number
 from claprt_bench.report.series import Style
-from claprt_bench.report.svg import INK, PAGE, WARN, WIDTH, fit, new_figure
+from claprt_bench.report.svg import INK, PAGE, WARN, WIDTH, fit, new_figure, width_of
 
 _LINE_OF_TEXT = 0.19  # inches, in a legend
 _LEGEND = WIDTH - 0.75  # inches: what is left beside its lines
@@ -113,29 +115,46 @@ def curves(lines: Sequence[Curve], x_label: str, y_label: str, log_x: bool, mark
 
 def _scale(axis: Any, set_scale: Any, values: Any) -> None:
     """Choose a linear axis from zero, or a logarithmic one where values differ by much; write plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-    low, high = float(values.min()), float(values.max())
-    logarithmic = low > 0 and high / low > _LOG_FROM
-    if logarithmic:
+    low, high, upright = float(values.min()), float(values.max()), axis.axis_name == "y"
+    if low > 0 and high / low > _LOG_FROM:
         set_scale("log")
-        axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 300 else (1.0, 2.0, 5.0), numticks=12))
+        axis.set_major_locator(FixedLocator(_decades(low, high, upright)))
         axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(MaxNLocator(5))
-        spread = high - low
-        if axis.axis_name == "y" or spread == 0:
-            (axis.axes.set_ylim if axis.axis_name == "y" else axis.axes.set_xlim)(0, high * 1.12 or 1.0)
+        if upright or high == low:
+            (axis.axes.set_ylim if upright else axis.axes.set_xlim)(0, high * 1.12 or 1.0)
     axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+
+
+def _decades(low: float, high: float, upright: bool) -> list[float]:
+    """Ticks of a logarithmic axis: 1, 2, 5 of each decade, or fewer where their figures would run into each other."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    inches = (1.7 if upright else WIDTH - 0.9) / math.log10(high / low)  # of a decade, about
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0**decade for decade in range(first, last + 1) for step in steps]
+        ticks = [tick for tick in ticks if low * 0.95 <= tick <= high * 1.05]
+        pairs = list(itertools.pairwise(ticks))
+        if all(math.log10(b / a) * inches >= (0.22 if upright else _room(a, b)) for a, b in pairs) and ticks:
+            return ticks
+    every = math.ceil((last - first) / 6)
+    return [10.0**decade for decade in range(first, last + 1, every)]
+
+
+def _room(a: float, b: float) -> float:
+    """Inches that the figures of two neighbouring ticks take between the ticks."""
+    return (width_of(_tick(a)) + width_of(_tick(b))) / 2 + 0.08
 
 
 def _ticks(axes: Any, values: Sequence[float], log_x: bool) -> None:
     """Ticks at the measured values, as many as have room for their figures."""
     position = np.log(values) if log_x else np.asarray(values, dtype=np.float64)
-    extent = float(position[-1] - position[0]) or 1.0
+    inches = (WIDTH - 0.9) / (float(position[-1] - position[0]) or 1.0)
     kept, last = [values[-1]], float(position[-1])
     for value, at in zip(values[-2::-1], position[-2::-1], strict=True):
-        if (last - at) / extent >= 0.05 + 0.022 * len(_tick(value)):
+        if (last - at) * inches >= _room(value, kept[0]):
             kept, last = [value, *kept], float(at)
     axes.set_xticks(kept, [_tick(value) for value in kept])
     axes.set_xticks([], minor=True)

@@ -15,6 +15,7 @@ _UNFIT = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]"
 )
 _LONG = 25  # rows of a table that print may break
+_SHORT = 32  # letters of a cell that is not broken where there is room
 _VOID = frozenset({"br", "meta"})
 
 
@@ -123,7 +124,10 @@ def table(
     words = {0, *left}
 
     def cell(name: str, index: int, text: str, scope: str | None = None) -> Html:
-        return element(name, text, scope=scope, class_="words" if index in words else None)
+        short = len(text) <= _SHORT and index in words
+        return element(
+            name, text, scope=scope, class_=("words short" if short else "words") if index in words else None
+        )
 
     body = (element("tr", cell("th", 0, row[0], "row"), *(cell("td", i, row[i]) for i in kept if i)) for row in rows)
     content = element(

@@ -79,7 +79,7 @@ def gaps(records: Sequence[Record]) -> Html:
     missing = [p for p in PERCENTILES if any(record.record("summary").number(f"{p}_ms") is None for record in records)]
     if not missing:
         return EMPTY
-    return paragraph(f"{UNKNOWN} under {' or '.join(missing)}: too few calls for that percentile.", class_="note")
+    return paragraph(f"{', '.join(missing)}: {UNKNOWN}, or no column, where calls were too few for it.", class_="note")
 
 
 def _place(step: str | None) -> int:

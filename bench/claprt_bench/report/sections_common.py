@@ -152,7 +152,7 @@ def _noise(document: Record) -> list[tuple[str, str]]:
 
     def cores(key: str) -> str:
         used = noise.number(key, 0)
-        return f"{UNKNOWN} (the system does not say)" if used is None else f"{figures.number(used)} cores"
+        return f"{UNKNOWN} (the system does not say)" if used is None else f"{plain(used)} cores"
 
     def average(key: str) -> str:
         return ", ".join(map(plain, load.numbers(key))) or UNKNOWN
