@@ -314,8 +314,24 @@ def test_what_is_missing_is_a_dash() -> None:
         assert "nan" not in words(page)
 
 
-def test_percentiles_without_calls_enough_are_explained(page: Element) -> None:
+def test_percentiles_without_calls_enough_are_not_shown() -> None:
+    """Not in the data of a plot either, where they could be computed; and the reason is given."""
+    document = only(results.speed(), "measurements")
+    document["measurements"] = [m for m in document["measurements"] if m["step"] == "text" and m["batch"] == 8]
+    page = parse(render([document]))
     assert "p99: –, or no column, where calls were too few for it." in words(page)
+    table = next(table for table in page.iter("table") if "so many calls took at most" in words(table))
+    rows = {words(row[0]): [words(cell) for cell in row[1:]] for row in table.findall("tbody/tr")}
+    assert rows["99 %"] == ["–", "–"]
+    assert "–" not in rows["95 %"] + rows["100 %"]
+
+
+def test_checks_have_the_digits_that_tell() -> None:
+    """A cosine just below one is not one."""
+    document = only(results.speed(), "checks")
+    document["checks"] = [{"what": "cosine", "value": 1 - 3e-10, "bound": 0.999999, "passed": True}]
+    row = next(row for row in parse(render([document])).iter("tr") if words(row[0]) == "cosine")
+    assert [words(cell) for cell in row] == ["cosine", "1 − 3e-10", "0.9999990", "passed"]
 
 
 HOSTILE = "$\\frac{a}$<script>alert('x')</script>\"> &amp; ]]> --> \x00\x1b[31m\ud800\u202e %s {x} \n```" + "w" * 200

@@ -22,7 +22,7 @@ def doubts(document: Record) -> list[str]:
         found.append("the machine was not quiet")
     for check in document.records("checks"):
         if check.flag("passed") is False:
-            value, bound = plain(check.number("value")), plain(check.number("bound"))
+            value, bound = (_measure(check.number(key)) for key in ("value", "bound"))
             found.append(f"a check failed: {named(check.text('what'))}: {value}, bound {bound}")
     unique = dict.fromkeys(found)
     return [one for one in unique if not any(one != other and one in other for other in unique)]
@@ -61,8 +61,8 @@ def checks(document: Record, sheet: Sheet) -> Html:
     rows = [
         (
             named(check.text("what")),
-            plain(check.number("value")),
-            plain(check.number("bound")),
+            _measure(check.number("value")),
+            _measure(check.number("bound")),
             {True: "passed", False: "FAILED", None: UNKNOWN}[check.flag("passed")],
         )
         for check in found
@@ -79,6 +79,11 @@ def left_out(document: Record, sheet: Sheet) -> Html:
     """What was not measured, and why."""
     rows = [(named(item.text("what")), named(item.text("why"))) for item in document.records("left_out")]
     return table("Not measured", ("what", "why"), rows, left=(1,)) if rows else EMPTY
+
+
+def _measure(value: float | None) -> str:
+    """A checked value or its bound: near one, where cosines are, with all the digits that tell."""
+    return figures.cosine(value) if value is not None and 0.9 < value < 1 else plain(value)
 
 
 def _machine(machine: Record) -> list[tuple[str, str]]:

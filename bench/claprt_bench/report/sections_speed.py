@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from claprt_bench import figures
+from claprt_bench.figures import UNKNOWN
 from claprt_bench.report.curves import PERCENTILES, Distribution, distribution
 from claprt_bench.report.fields import Record
 from claprt_bench.report.html import EMPTY, Html, details, grid, header, join, paragraph, table
@@ -66,7 +67,16 @@ def _distribution(what: str, batch: int, records: Sequence[Record], sheet: Sheet
     shares = [np.percentile(line.samples, _SHARES).tolist() for line in lines]
     shares = [np.percentile(line.samples, _SHARES).tolist() for line in lines]
     head = ("% of calls", *(header(line.name, f"{plural(len(line.samples), 'call')}, ms") for line in lines))
-    rows = [(f"{share} %", *map(figures.number, values)) for share, *values in zip(_SHARES, *shares, strict=True)]
+    rows = [
+        (
+            f"{share} %",
+            *(
+                UNKNOWN if f"p{share}" in PERCENTILES and f"p{share}" not in line.percentiles else figures.number(value)
+                for line, value in zip(lines, values, strict=True)
+            ),
+        )
+        for share, *values in zip(_SHARES, *shares, strict=True)
+    ]
     said = "; ".join(
         f"{line.name}: " + ", ".join(f"{name} {figures.duration(value)}" for name, value in line.percentiles.items())
         for line in lines
