@@ -1,8 +1,8 @@
 """What changed between two results, beyond noise: two "speed" documents, or two "evaluation" documents.
 
 Measurements are matched by their ids. How noise is judged: `claprt_bench.noise`; what is known of it for each figure:
-`claprt_bench.quantities`. With nothing changed, a whole comparison calls anything a change once in twenty or less: 4 of
-those 5 % are for the medians and cold starts, 1 % for all other figures.
+`claprt_bench.quantities`. With nothing changed, a whole comparison calls anything a change less than once in twenty: of
+those 5 %, 3 are for the medians and cold starts, 1 is for all other figures, and 1 is left for what is approximate.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from claprt_bench.noise import Blocks, Judged, judge
 from claprt_bench.quantities import Quantity, metric_quantities, speed_quantities
 
 # The chance of any false alarm at all, and how much of it the main figures may use up.
-_ERROR, _MAIN_ERROR = 0.05, 0.04
+_ERROR, _MAIN_ERROR = 0.04, 0.03
+_CONFIDENCE = 0.95
 _MAIN = ("median", "cold start")
 # Changes below are not called changes: of one measurement, of all together. Twice that where a run was noisy, or where
 # the machines or the method differ.
@@ -96,7 +97,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """As it is printed by `--json`."""
-        return {**asdict(self), "confidence": 1 - _ERROR, "failed": self.failed}
+        return {**asdict(self), "confidence": _CONFIDENCE, "failed": self.failed}
 
 
 def compare(before: Path, after: Path, fail_on: float | None = None) -> Comparison:
@@ -184,9 +185,9 @@ def _speed_changes(pairs: _Pairs, wider: float) -> tuple[list[Change], float | N
 
 
 def _floor(before: Quantity, after: Quantity, wider: float) -> float:
-    """What a machine that drifts would change of it, at least the floor of all; a logarithm."""
+    """As a logarithm; of an open loop what a machine that drifts does to it, thrice: one process serves all of it."""
     sensitivity = max(before.sensitivity, after.sensitivity)
-    return math.log1p(max(_FLOOR, _DRIFT * sensitivity if sensitivity > 1 else 0) * wider)
+    return math.log1p((3 * _DRIFT * sensitivity if sensitivity > 1 else _FLOOR) * wider)
 
 
 def _change(pair: tuple[Quantity, Quantity], why_not: str, judged: Judged | None) -> Change:

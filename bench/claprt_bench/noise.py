@@ -100,8 +100,10 @@ def judge(
     variances = (_variances(before, removed is not None) + _variances(after, removed is not None)) / 2
     moderated, degrees = moderate(variances, 2 * (blocks - 1))
     errors = moderated * 2 / blocks
-    if removed is not None:  # that median is an estimate too
-        errors = errors + math.pi / 2 * np.median(errors) / len(errors)
+    if removed is not None:
+        # That median is an estimate too, of variance π/2 v / m, and each has its part in it: covariance √(v v') / m.
+        usual = float(np.median(errors))
+        errors = errors + (math.pi / 2 * usual - 2 * np.sqrt(errors * usual)) / len(errors)
     reach = special.stdtrit(degrees, 1 - error / 2) * np.sqrt(errors)
     least = np.maximum(floors, 0.0 if together is not None else drift)
     beside = changes - (removed or 0.0)
@@ -187,8 +189,8 @@ def _variances(quantities: Sequence[Blocks], shared: bool) -> NDArray[np.float64
         table = np.stack(residuals)
         table = table - np.median(table, axis=0)
         residuals = list(table - table.mean(axis=1, keepdims=True))
-        # The medians have followed the residuals a little: their own variance is π/2 / m of it.
-        correction = 1 + math.pi / 2 / len(residuals)
+        # Each residual has had its part in those medians: variances are smaller by (2 - π/2) / m.
+        correction = 1 + (2 - math.pi / 2) / len(residuals)
     return correction * np.array([float(residual @ residual) / (len(residual) - 1) for residual in residuals])
 
 

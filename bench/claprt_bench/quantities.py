@@ -30,7 +30,7 @@ _PERCENTILES = (90, 95, 99)
 # Calls that must lie above a percentile, or one of them decides it.
 _CALLS_ABOVE = 5
 _MOST_REPEATS = 1000
-_HIGHEST_LOAD = 0.99
+_HIGHEST_LOAD = 0.8
 # Parts that an open loop's time is cut into; requests in each, so that a part has a percentile to speak of.
 _PARTS, _REQUESTS = 10, 50
 
@@ -173,28 +173,30 @@ def _memory(item: Fields, name: str, what: str, setting: tuple[tuple[str, object
 
 
 def _open_loop(item: Fields) -> Iterator[Quantity]:
-    name, what = item.text("id"), f"{_what(item)}, {item.number('rate'):g} requests a second"
-    setting = (*_setting(item), ("rate", item.number("rate")), ("arrivals", item.text("arrivals")))
-    saturated = item.flag("saturated")
-    rate = item.number("achieved_rate")
+    rate, served, saturated = item.number("rate"), item.number("achieved_rate"), item.flag("saturated")
+    name, what = item.text("id"), f"{_what(item)}, {rate:g} requests a second"
+    setting = (*_setting(item), ("rate", rate), ("arrivals", item.text("arrivals")))
     yield Quantity(
-        name, what, "served", "1/s", "served", rate, higher_is_better=True, saturated=saturated, setting=setting
+        name, what, "served", "1/s", "served", served, higher_is_better=True, saturated=saturated, setting=setting
     )
     samples = item.numbers("samples_ms")
     why_not = "it could not keep up: its latencies grow with the time that it runs" if saturated else ""
     if not why_not and len(samples) < _PARTS * _REQUESTS:
         why_not = f"too few requests for an open loop's noise: {len(samples)} of {_PARTS * _REQUESTS}; measure longer"
     parts = np.array_split(samples, min(_PARTS, len(samples)))
+    load = rate * item.fields("service").number("mean_ms") / 1000
+    if not why_not and load > _HIGHEST_LOAD:
+        why_not = f"busy for more than {100 * _HIGHEST_LOAD:g} % of the time: the least change of the machine is large"
     # Who waits, waits in proportion to s² / (1 - load), s being the time that a request takes (Pollaczek-Khinchine).
-    load = min(item.number("rate") * item.fields("service").number("mean_ms") / 1000, _HIGHEST_LOAD)
-    sensitivity = 1 + 1 / (1 - load)
+    sensitivity = 1 + 1 / (1 - min(load, _HIGHEST_LOAD))
     for percent in (50, 95, 99):
         value = float(np.percentile(samples, percent))
         blocks = None if why_not else percentile(parts, percent)
         figure = f"p{percent}"
         yield Quantity(
-            name, what, figure, "ms", f"open loop {figure}", value, False, blocks, None, why_not, setting=setting
-        )
+            name, what, figure, "ms", f"open loop {figure}", value, False, blocks, None, why_not, sensitivity,
+            setting=setting,
+        )  # fmt: skip
 
 
 def _scaling(item: Fields, repeats: int) -> Iterator[Quantity]:
