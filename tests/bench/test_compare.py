@@ -88,7 +88,7 @@ def test_unequal_noise_between_measurements_raises_few_alarms() -> None:
 def test_ten_percent_is_found(count: int) -> None:
     """One measurement that got 10 % slower, of 40 that did not, is found in 9 of 10 runs with 5 repeats."""
     rng = np.random.default_rng(3)
-    runs, found = 400, 0
+    runs, found = 1000, 0
     for _ in range(runs):
         before, after = _independent(rng, count), _independent(rng, count)
         after[0] += math.log(1.1)
