@@ -24,11 +24,12 @@ from claprt_bench.measure import turns
 OURS = """
 import sys
 import claprt
-bundle, precision, sound, threads = sys.argv[1:]
-clap = claprt.load(bundle, backend="ort-cpu", precision=precision, threads=int(threads))
+bundle, precision, sound, threads, backend, device = sys.argv[1:]
+clap = claprt.load(bundle, backend=backend, precision=precision, threads=int(threads), device=int(device))
 sys.stdout.buffer.write(clap.embed_audio([sound])[0].tobytes())
 sys.stdout.flush()
 """
+OURS_TEXT = OURS.replace("embed_audio", "embed_text")
 THEIRS = """
 import sys
 import soundfile
@@ -124,9 +125,17 @@ def _main() -> None:
     json.dump(samples, sys.stdout)
 
 
-def arguments(side: str, *values: str | Path) -> list[str]:
-    """What `measure` takes for a side: "ours" (bundle, precision, sound, threads) or "theirs" (checkpoint, ...)."""
-    return ["-c", OURS if side == "ours" else THEIRS, *(str(value) for value in values)]
+def ours(
+    bundle: Path, precision: str, what: Path | str, threads: int, backend: str = "ort-cpu", device: int = 0
+) -> list[str]:
+    """Our side, as `measure` takes it: the vector of a sound file, or of a text where `what` is a str."""
+    script = OURS_TEXT if isinstance(what, str) else OURS
+    return ["-c", script, str(bundle), precision, str(what), str(threads), backend, str(device)]
+
+
+def theirs(checkpoint: Path, sound: Path, threads: int) -> list[str]:
+    """The side of transformers, as `measure` takes it."""
+    return ["-c", THEIRS, str(checkpoint), str(sound), str(threads)]
 
 
 if __name__ == "__main__":

@@ -206,10 +206,9 @@ class Contest:
         with tempfile.TemporaryDirectory() as directory:
             sound = Path(directory) / "clip.wav"
             soundfile.write(sound, self.clips[0], self.manifest.audio.log_mel.sampling_rate, subtype="PCM_16")
-            threads = str(options.threads)
-            sides = {"theirs": cold_start.arguments("theirs", self.prepared.checkpoint, sound, threads)}
+            sides = {"theirs": cold_start.theirs(self.prepared.checkpoint, sound, options.threads)}
             for name in self.ours:
-                sides[name] = cold_start.arguments("ours", self.prepared.bundle, name, sound, threads)
+                sides[name] = cold_start.ours(self.prepared.bundle, name, sound, options.threads)
             try:
                 starts = cold_start.measure(sides, options.starts, options.pause)
             except RuntimeError as error:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
 import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from claprt._version import __version__
 from claprt.engines.ort import default_threads
+from claprt.gpu import find_gpu
 
 # Instruction sets that decide how fast matrix products are, as Linux calls them: x86, then ARM.
 _SPEED_FLAGS = (
@@ -19,22 +22,37 @@ _SPEED_FLAGS = (
 )
 
 
-def describe(packages: tuple[str, ...]) -> dict[str, object]:
-    """Processor with its instruction sets, usable cores, system, Python, versions of `packages`, the date (UTC)."""
+def describe(packages: tuple[str, ...], device: int | None = None) -> dict[str, object]:
+    """Processor with its instruction sets, usable cores, system, Python, versions of `packages`, the date (UTC).
+
+    Args:
+        packages: those that are not installed are left out.
+        device: CUDA's number of the GPU that was used; None for none.
+    """
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "processor": processor(),
         "cpu_flags": _flags(),
         "usable_cores": default_threads(),
+        "governor": governor(),
+        "gpu": None if device is None else asdict(find_gpu(device)),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {"claprt": __version__} | {name: importlib.metadata.version(name) for name in packages},
+        "versions": {"claprt": __version__} | _versions(packages),
     }
 
 
 def processor() -> str:
     """The processor's name, or the architecture's where the system does not say."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def governor() -> str | None:
+    """What decides the first core's clock, such as "performance" or "schedutil"; None where the system does not say."""
+    try:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
 
 
 def load_average() -> list[float]:
@@ -75,6 +93,14 @@ def _cpu_seconds() -> tuple[float, float, float, float] | None:
     own = os.times()
     used = own.user + own.system + own.children_user + own.children_system
     return time.monotonic(), user + nice + system + irq + softirq, stolen, used
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _flags() -> list[str]:

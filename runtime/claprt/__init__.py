@@ -29,6 +29,7 @@ from claprt.errors import (
 )
 
 if TYPE_CHECKING:
+    from claprt.head import ClassProbability, Head, load_head
     from claprt.model import Clap, Prediction, Similarity, load
     from claprt.vectors import Embeddings, load_embeddings
 
@@ -42,8 +43,10 @@ __all__ = [
     "Clap",
     "ClaprtError",
     "ClaprtWarning",
+    "ClassProbability",
     "Embeddings",
     "ExportError",
+    "Head",
     "MissingExtraError",
     "OptionError",
     "Prediction",
@@ -53,16 +56,20 @@ __all__ = [
     "__version__",
     "load",
     "load_embeddings",
+    "load_head",
 ]
 
 # Loaded when first asked for: `claprt --help` and the error classes need no NumPy.
 _LAZY = {
     "Clap": "claprt.model",
+    "ClassProbability": "claprt.head",
     "Embeddings": "claprt.vectors",
+    "Head": "claprt.head",
     "Prediction": "claprt.model",
     "Similarity": "claprt.model",
     "load": "claprt.model",
     "load_embeddings": "claprt.vectors",
+    "load_head": "claprt.head",
 }
 
 if not TYPE_CHECKING:  # type checkers would take it for a promise of every name

@@ -34,6 +34,10 @@ class Progress:
         self._bar.total = (self._bar.total or 0) + steps
         self._bar.refresh()
 
+    def title(self, text: str) -> None:
+        """Say at the bar's beginning what is being done."""
+        self._bar.set_description(text)
+
     def note(self, text: str) -> None:
         """Say at the bar's end what is going on."""
         self._bar.set_postfix_str(text)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,27 +43,15 @@ class Embeddings:
         Raises:
             OptionError: the file cannot be written.
         """
-        target = Path(path)
-        # The name is known before the file is there: a signal at any moment must not leave it behind.
-        temporary = target.parent / f".claprt-{secrets.token_hex(8)}"
-        try:
-            if target.exists() and not target.is_file():  # a directory; a device or a pipe would be replaced
-                raise OptionError(f"the vectors cannot be written: {target}: not a regular file; choose another path")
-            with temporary.open("xb") as stream:
-                np.savez(
-                    stream,
-                    names=np.array(self.names, dtype=np.str_),
-                    vectors=self.vectors,
-                    space_id=np.array(self.space_id),
-                )
-            temporary.replace(target)
-        except OSError as error:
-            raise OptionError(f"the vectors cannot be written: {target}: {error.strerror}; choose another path") from (
-                error
-            )
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        write_archive(
+            path,
+            "the vectors",
+            {
+                "names": np.array(self.names, dtype=np.str_),
+                "vectors": self.vectors,
+                "space_id": np.array(self.space_id),
+            },
+        )
 
 
 def load_embeddings(path: str | os.PathLike[str]) -> Embeddings:
@@ -84,3 +73,30 @@ def load_embeddings(path: str | os.PathLike[str]) -> Embeddings:
             f"{vectors.dtype}, space_id {space_id.shape} {space_id.dtype}; write one with `claprt embed`"
         )
     return Embeddings([str(name) for name in names], vectors, str(space_id))
+
+
+def write_archive(path: str | os.PathLike[str], what: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a NumPy archive that appears whole or not at all.
+
+    Args:
+        path: taken as it is: no suffix is appended.
+        what: what error messages call it.
+        arrays: by name; none of objects.
+
+    Raises:
+        OptionError: the file cannot be written.
+    """
+    target = Path(path)
+    # The name is known before the file is there: a signal at any moment must not leave it behind.
+    temporary = target.parent / f".claprt-{secrets.token_hex(8)}"
+    try:
+        if target.exists() and not target.is_file():  # a directory; a device or a pipe would be replaced
+            raise OptionError(f"{what} cannot be written: {target}: not a regular file; choose another path")
+        with temporary.open("xb") as stream:
+            np.savez(stream, **dict[str, Any](arrays))
+        temporary.replace(target)
+    except OSError as error:
+        raise OptionError(f"{what} cannot be written: {target}: {error.strerror}; choose another path") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

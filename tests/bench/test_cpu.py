@@ -267,8 +267,8 @@ def test_cold_starts_of_both_sides(demo_bundle: Path, tmp_path: Path) -> None:
     soundfile.write(sound, clip, UNFUSED.sampling_rate)
     starts = cold_start.measure(
         {
-            "theirs": cold_start.arguments("theirs", CHECKPOINTS["unfused"], sound, "2"),
-            "fp32": cold_start.arguments("ours", demo_bundle, "fp32", sound, "2"),
+            "theirs": cold_start.theirs(CHECKPOINTS["unfused"], sound, 2),
+            "fp32": cold_start.ours(demo_bundle, "fp32", sound, 2),
             "nothing": ["-I", "-S", "-c", "import os; os.write(1, b'abc')"],
         },
         rounds=1,

@@ -323,3 +323,24 @@ def is_measured() -> None:
         assert all(one["ms"] > 0 and one["per_second"] > 0 for one in row[tower])
     assert set(row["latency_ms"]) == {"log-Mel on the GPU", "log-Mel on the CPU"}
     assert row["throughput"]["int16 in host memory"]["clips_per_second"] > 0
+
+
+def is_benchmarked() -> None:
+    """`claprt bench`: the kernel and the towers as stages, paths, device memory; its workers are processes like this."""
+    from claprt.cli.main import main
+
+    engines(batches=(1, 2))
+    result = bundle().parent / "result.json"
+    options = ["--backend", "tensorrt", "--batch", "2", "--duration", "0.01", "--repeats", "1", "--json", str(result)]
+    assert main(["bench", str(bundle()), "--only", "stages,paths", *options]) == 0
+    document = json.loads(result.read_text(encoding="utf-8"))
+    assert document["left_out"] == []
+    assert document["machine"]["gpu"]["memory_bytes"] > 0
+    found = {one["id"]: one for one in document["measurements"]}
+    assert {"stage/log-mel/cuda/b2", "stage/audio-tower/fp32/tensorrt/b2"} <= found.keys()
+    for path in ("file", "waveform", "text"):
+        one = found[f"path/{path}/fp32/tensorrt/b2"]
+        assert one["log_mel"] == (None if path == "text" else "cuda")
+        assert one["peak_device_bytes"] > 0
+        assert one["first_call_ms"] > 0
+    assert any("on tensorrt: against fp32 on ort-cpu" in check["what"] for check in document["checks"])

@@ -78,3 +78,7 @@ def test_little_memory_means_smaller_batches(run: Run, demo_bundle: Path) -> Non
     """A run needs 1 MB a row, and there are 40 MB."""
     settings = {"STAND_IN_WORKSPACE": "6000000", "FAKE_CUDA_MEMORY": "90000000"}
     run(pipeline.little_memory_means_smaller_batches, demo_bundle, FAKE_CUDA_DEFER="1", **settings)
+
+
+def test_it_is_benchmarked(run: Run, demo_bundle: Path) -> None:
+    run(pipeline.is_benchmarked, demo_bundle)

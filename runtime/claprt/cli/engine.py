@@ -7,9 +7,9 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from claprt.cli.lists import names, steps
 from claprt.cli.output import print_json, print_table
 from claprt.engines.tensorrt.build import BuildOptions
-from claprt.errors import OptionError
 
 
 def run_engine(args: argparse.Namespace) -> int:
@@ -22,16 +22,16 @@ def run_engine(args: argparse.Namespace) -> int:
     results = engines.build_engines(
         args.bundle,
         rtx=args.rtx,
-        precisions=_names(args.precision),
-        towers=_names(args.tower),
-        batches=_steps(args.batch, "--batch"),
-        tokens=_steps(args.tokens, "--tokens"),
+        precisions=names(args.precision),
+        towers=names(args.tower),
+        batches=steps(args.batch, "--batch"),
+        tokens=steps(args.tokens, "--tokens"),
         options=BuildOptions(
             workspace_mib=args.workspace,
             optimization_level=args.optimization_level,
             hardware_compatible=args.hardware_compatible,
             version_compatible=args.version_compatible,
-            compute_capabilities=_names(args.compute_capability) if args.compute_capability else (),
+            compute_capabilities=names(args.compute_capability) if args.compute_capability else (),
         ),
         recordings=args.audio,
         device=args.device,
@@ -96,14 +96,3 @@ def _list(args: argparse.Namespace) -> int:
     ]
     print_table(["variant", "tower", "library", "size", "for", "verified on"], rows, right=(3,))
     return 0
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _steps(text: str, option: str) -> tuple[int, ...]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not all(name.isascii() and name.isdigit() and len(name) <= 9 for name in names):
-        raise OptionError(f"bad {option}: {text!r}; pass integers separated by commas, such as 1,8,64")
-    return tuple(int(name) for name in names)

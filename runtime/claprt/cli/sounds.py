@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from claprt.cli.output import EXIT_ERROR, EXIT_PARTIAL, print_json, print_table, report_error, report_note
 from claprt.errors import ClaprtError, OptionError, TextError
 from claprt.gpu import NO_DRIVER
-from claprt.model import DEFAULT_TEMPLATE, Clap, load
+from claprt.head import ClassProbability, load_head
+from claprt.model import DEFAULT_TEMPLATE, Clap, Prediction, load
 from claprt.progress import Progress
 from claprt.vectors import Embeddings
 
@@ -23,32 +24,62 @@ _LINES_MAX_BYTES = 64 << 20
 
 def run_classify(args: argparse.Namespace) -> int:
     """Print a table or a JSON object with the best labels of each file."""
+    if args.head:
+        return _classify_with_head(args)
     labels = _read_lines(args.labels_file) if args.labels_file else _split_labels(args.labels)
     clap = _load(args)
     known = clap.embed_labels(labels, args.template or DEFAULT_TEMPLATE)
     done, vectors, errors = _embed_files(clap, args.files, args.recipe)
     ranked = clap.rank(vectors, known)
     if args.json:
-        print_json(
-            {
-                **_about(clap, args.recipe),
-                "labels": labels,
-                "results": [
-                    {"file": name, "predictions": [prediction._asdict() for prediction in predictions]}
-                    for name, predictions in zip(done, ranked, strict=True)
-                ],
-                "errors": errors,
-            }
-        )
+        print_json({**_about(clap, args.recipe), "labels": labels, **_results(done, ranked, errors)})
     elif done:
-        shown = min(args.top, len(labels))
-        rows = []
-        for name, predictions in zip(done, ranked, strict=True):
-            best, others = predictions[0], predictions[1:shown]
-            rest = ", ".join(f"{other.label} {_percent(other.probability)}" for other in others)
-            rows.append([name, best.label, _percent(best.probability), f"{best.cosine:.3f}", rest])
-        print_table(["file", "best label", "probability", "cosine", "then" if shown > 1 else ""], rows, right=(2, 3))
+        rows = [
+            [name, best.label, _percent(best.probability), f"{best.cosine:.3f}", _then(others[: args.top - 1])]
+            for name, (best, *others) in zip(done, ranked, strict=True)
+        ]
+        then = "then" if min(args.top, len(labels)) > 1 else ""
+        print_table(["file", "best label", "probability", "cosine", then], rows, right=(2, 3))
     return _report(errors, len(args.files))
+
+
+def _classify_with_head(args: argparse.Namespace) -> int:
+    """The same with a head's classes, which have probabilities but no cosines."""
+    if args.template:
+        raise OptionError(f"--template is for labels: {args.template[0]!r}; a head has no texts, leave it out")
+    head = load_head(args.head)
+    clap = _load(args)
+    head.check_space(clap.space_id)
+    done, vectors, errors = _embed_files(clap, args.files, args.recipe)
+    ranked = head.classify(vectors)
+    if args.json:
+        about = {"head": str(args.head), "trained": head.trained, "labels": list(head.classes)}
+        print_json({**_about(clap, args.recipe), **about, **_results(done, ranked, errors)})
+    elif done:
+        rows = [
+            [name, best.label, _percent(best.probability), _then(others[: args.top - 1])]
+            for name, (best, *others) in zip(done, ranked, strict=True)
+        ]
+        print_table(["file", "best class", "probability", "then" if args.top > 1 else ""], rows, right=(2,))
+    return _report(errors, len(args.files))
+
+
+def _results(
+    done: Sequence[str],
+    ranked: Sequence[Sequence[Prediction | ClassProbability]],
+    errors: Sequence[dict[str, str]],
+) -> dict[str, object]:
+    return {
+        "results": [
+            {"file": name, "predictions": [one._asdict() for one in predictions]}
+            for name, predictions in zip(done, ranked, strict=True)
+        ],
+        "errors": errors,
+    }
+
+
+def _then(others: Sequence[Prediction | ClassProbability]) -> str:
+    return ", ".join(f"{other.label} {_percent(other.probability)}" for other in others)
 
 
 def run_embed(args: argparse.Namespace) -> int:

@@ -1,0 +1,67 @@
+"""`claprt bench`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from claprt.bundle import open_bundle
+from claprt.cli.lists import names, numbers, steps
+from claprt.cli.output import EXIT_PARTIAL
+from claprt.errors import OptionError
+
+_STDOUT = "-"
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    """Measure, print the tables or the JSON, write what was asked for. Exit code 1 when something was left out."""
+    document = importlib.import_module("claprt_bench.document")
+    speed = importlib.import_module("claprt_bench.speed.options")
+    result = None if args.json in (None, _STDOUT) else Path(args.json)
+    for path in (result, args.html):
+        if path is not None:
+            document.check_writable(path)
+    if args.html is not None:
+        importlib.import_module("claprt_bench.report").check_available()
+    options = speed.SpeedOptions(
+        backend=args.backend,
+        precisions=_precisions(args),
+        batches=tuple(dict.fromkeys(steps(args.batch, "--batch"))),
+        threads=args.threads,
+        device=args.device,
+        duration=args.duration,
+        repeats=args.repeats,
+        parts=_chosen(args.only, speed.PARTS, speed.PARTS),
+        rates=numbers(args.rate, "--rate") if args.rate is not None else (),
+        scaling=_chosen(args.scaling, speed.AXES, ()),
+        recordings=args.audio,
+    )
+    found = importlib.import_module("claprt_bench.speed.measure").measure(args.bundle, options)
+    if result is not None:
+        document.write_document(found, result)
+    if args.html is not None:
+        importlib.import_module("claprt_bench.report").write_report([found], args.html)
+    if args.json == _STDOUT:
+        print(document.to_text(found), end="")
+    else:
+        print(importlib.import_module("claprt_bench.speed.table").report(found))
+    return EXIT_PARTIAL if found["left_out"] else 0
+
+
+def _precisions(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.precision.strip() == "all":
+        return tuple(open_bundle(args.bundle).manifest.precisions)
+    chosen = names(args.precision)
+    if not chosen:
+        raise OptionError(f"there are no precisions: --precision is {args.precision!r}; pass fp32, or all")
+    return chosen
+
+
+def _chosen(text: str | None, known: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the names known: all, none, or a list."""
+    if text is None:
+        return default
+    if text.strip() in ("all", "none"):
+        return known if text.strip() == "all" else ()
+    return names(text)
