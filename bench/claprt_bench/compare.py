@@ -2,7 +2,7 @@
 
 Measurements are matched by their ids. How noise is judged: `claprt_bench.noise`; what is known of it for each figure:
 `claprt_bench.quantities`. With nothing changed, a whole comparison calls anything a change less than once in twenty: of
-those 5 %, 3 are for the medians and cold starts, 1 is for all other figures, and 1 is left for what is approximate.
+those 5 %, 3 are for the medians and cold starts, 0.5 for all other figures, and the rest for what is approximate.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from claprt_bench.circumstances import Difference, differences_of, warnings_of
+from claprt_bench.circumstances import (
+    Difference,
+    check_same_task,
+    differences_of,
+    failed_checks,
+    taken_by_others,
+    warnings_of,
+)
 from claprt_bench.document import EVALUATION, SPEED, read_document
 from claprt_bench.errors import ResultError
 from claprt_bench.fields import Fields
@@ -22,11 +29,11 @@ from claprt_bench.noise import Blocks, Judged, judge
 from claprt_bench.quantities import Quantity, metric_quantities, speed_quantities
 
 # The chance of any false alarm at all, and how much of it the main figures may use up.
-_ERROR, _MAIN_ERROR = 0.04, 0.03
+_ERROR, _MAIN_ERROR = 0.035, 0.03
 _CONFIDENCE = 0.95
 _MAIN = ("median", "cold start")
 # Changes below are not called changes: of one measurement, of all together. Twice that where a run was noisy, or where
-# the machines or the method differ.
+# the machines or the method differ; and never less than what others took of the machine.
 _FLOOR, _DRIFT, _WIDER = 0.03, 0.05, 2.0
 # Bounds on what has no noise to speak of: served requests of a loop that cannot keep up, memory but for a few pages.
 _THRESHOLDS = {"served": 0.1, "memory": 0.05}
@@ -122,21 +129,25 @@ def compare(before: Path, after: Path, fail_on: float | None = None) -> Comparis
     except RecursionError:
         raise ResultError(f"a damaged result: {before} or {after} is nested too deeply; measure again") from None
     if kinds[0] == EVALUATION:
-        _check_same_task(documents)
+        check_same_task(documents)
     read = speed_quantities if kinds[0] == SPEED else metric_quantities
     sides = [_by_key(read(document), document) for document in documents]
     common = [(quantity, sides[1][key]) for key, quantity in sides[0].items() if key in sides[1]]
     if not common:
         raise ResultError(f"nothing to compare: {before} and {after} have no measurement in common; measure the same")
     warnings = warnings_of(kinds[0], documents, differences)
-    noisy = kinds[0] == SPEED and any(not document.fields("noise").flag("quiet") for document in documents)
-    wider = _WIDER if noisy or any(one.matters for one in differences) else 1.0
+    wider = _WIDER if any(one.matters for one in differences) else 1.0
+    tolerance = _Tolerance(wider, 0.0, False)
     if kinds[0] == SPEED:
-        changes, together = _speed_changes(common, wider)
+        others = max(taken_by_others(document) for document in documents)
+        noisy = any(not document.fields("noise").flag("quiet") for document in documents)
+        tolerance = _Tolerance(_WIDER if noisy else wider, others - 1, noisy)
+    if kinds[0] == SPEED:
+        changes, together = _speed_changes(common, tolerance)
     else:
         changes, together = _metric_changes(common), None
     ids = [list(dict.fromkeys(key[0] for key in side)) for side in sides]
-    failures = [_failed_checks(document) if kinds[0] == SPEED else [] for document in documents]
+    failures = [failed_checks(document) if kinds[0] == SPEED else [] for document in documents]
     new_failures = [what for what in failures[1] if what not in failures[0]]
     warnings += [f"after: a check of the values failed: {what}" for what in new_failures]
     return Comparison(
@@ -147,16 +158,35 @@ def compare(before: Path, after: Path, fail_on: float | None = None) -> Comparis
         tuple(differences),
         tuple(warnings),
         None if together is None else math.expm1(together),
-        _FLOOR * wider if kinds[0] == SPEED else _METRIC_FLOOR,
+        tolerance.of(_FLOOR) if kinds[0] == SPEED else _METRIC_FLOOR,
         bool(new_failures),
         fail_on,
     )
 
 
+@dataclass(frozen=True)
+class _Tolerance:
+    """How much less is called a change than usual.
+
+    Attributes:
+        factor: on every bound.
+        least: that no bound is below, as a fraction: what others took of the machine.
+        noisy: whether a machine was not quiet.
+    """
+
+    factor: float
+    least: float
+    noisy: bool
+
+    def of(self, bound: float) -> float:
+        """A bound, widened."""
+        return max(bound * self.factor, self.least)
+
+
 _Pairs = Sequence[tuple[Quantity, Quantity]]
 
 
-def _speed_changes(pairs: _Pairs, wider: float) -> tuple[list[Change], float | None]:
+def _speed_changes(pairs: _Pairs, tolerance: _Tolerance) -> tuple[list[Change], float | None]:
     """In the order of the pairs; and by how much all medians moved together, as a logarithm."""
     why_not = [_why_not(*pair) for pair in pairs]
     families: dict[str, list[int]] = {}
@@ -174,23 +204,24 @@ def _speed_changes(pairs: _Pairs, wider: float) -> tuple[list[Change], float | N
             _blocks(pairs[index][0] for index in members),
             _blocks(pairs[index][1] for index in members),
             budget[is_main] / (main if is_main else others),
-            [_floor(*pairs[index], wider) for index in members],
-            math.log1p(_DRIFT * wider),
+            [_floor(*pairs[index], tolerance) for index in members],
+            math.log1p(tolerance.of(_DRIFT)),
         )
         judged |= dict(zip(members, found, strict=True))
         together = moved if family == "median" else together
     return [
-        _change(pair, why, judged.get(index)) for index, (pair, why) in enumerate(zip(pairs, why_not, strict=True))
+        _change(pair, why, judged.get(index), tolerance.noisy)
+        for index, (pair, why) in enumerate(zip(pairs, why_not, strict=True))
     ], together
 
 
-def _floor(before: Quantity, after: Quantity, wider: float) -> float:
+def _floor(before: Quantity, after: Quantity, tolerance: _Tolerance) -> float:
     """As a logarithm; of an open loop what a machine that drifts does to it, thrice: one process serves all of it."""
     sensitivity = max(before.sensitivity, after.sensitivity)
-    return math.log1p((3 * _DRIFT * sensitivity if sensitivity > 1 else _FLOOR) * wider)
+    return math.log1p(tolerance.of(3 * _DRIFT * sensitivity if sensitivity > 1 else _FLOOR))
 
 
-def _change(pair: tuple[Quantity, Quantity], why_not: str, judged: Judged | None) -> Change:
+def _change(pair: tuple[Quantity, Quantity], why_not: str, judged: Judged | None, noisy: bool) -> Change:
     before, after = pair
     change = after.value / before.value - 1
     low = high = None
@@ -198,6 +229,10 @@ def _change(pair: tuple[Quantity, Quantity], why_not: str, judged: Judged | None
         return _made(pair, change, None, None, "not judged", why_not)
     if judged is not None:
         low, high, beyond = math.expm1(judged.low), math.expm1(judged.high), judged.beyond
+    elif before.saturated != after.saturated and noisy:
+        return _made(
+            pair, change, None, None, "not judged", "whether it keeps up depends on a machine that was not quiet"
+        )
     elif before.saturated != after.saturated:  # it keeps up no more, or now does
         verdict, note = ("worse", "it keeps up no more") if after.saturated else ("better", "it now keeps up")
         return _made(pair, change, None, None, verdict, note)
@@ -264,27 +299,3 @@ def _by_key(quantities: Sequence[Quantity], document: Fields) -> dict[tuple[str,
             raise ResultError(f"a damaged result: {document.where}{one.id!r} is there twice; measure again")
         found[key] = one
     return found
-
-
-def _failed_checks(document: Fields) -> list[str]:
-    return [check.text("what") for check in document.items("checks") if not check.flag("passed")]
-
-
-def _check_same_task(documents: Sequence[Fields]) -> None:
-    """Metrics of other tasks, items or models are no before and after."""
-    tasks = [document.text("task") for document in documents]
-    if tasks[0] != tasks[1]:
-        raise ResultError(f"evaluations of different tasks: {tasks[0]!r} and {tasks[1]!r}; compare like")
-    for part, key, what in (
-        ("dataset", "sha256", "other sounds or labels"),
-        ("bundle", "weights_sha256", "other weights"),
-        ("bundle", "space_id", "another space"),
-    ):
-        values = [document.fields(part).text(key) for document in documents]
-        if values[0] != values[1]:
-            raise ResultError(
-                f"evaluations that cannot be compared: {what}: {part}.{key} is {values[0]} and {values[1]}; evaluate "
-                "both on the same data with the same model"
-            )
-    if len({document.fields("dataset").integer("items") for document in documents}) > 1:
-        raise ResultError("evaluations that cannot be compared: dataset.items differs; evaluate both on the same data")

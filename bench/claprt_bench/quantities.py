@@ -32,7 +32,7 @@ _CALLS_ABOVE = 5
 _MOST_REPEATS = 1000
 _HIGHEST_LOAD = 0.8
 # Parts that an open loop's time is cut into; requests in each, so that a part has a percentile to speak of.
-_PARTS, _REQUESTS = 10, 50
+_PARTS, _REQUESTS = 10, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,11 +190,12 @@ def _open_loop(item: Fields) -> Iterator[Quantity]:
     # Who waits, waits in proportion to s² / (1 - load), s being the time that a request takes (Pollaczek-Khinchine).
     sensitivity = 1 + 1 / (1 - min(load, _HIGHEST_LOAD))
     for percent in (50, 95, 99):
-        value = float(np.percentile(samples, percent))
-        blocks = None if why_not else percentile(parts, percent)
-        figure = f"p{percent}"
+        value, figure = float(np.percentile(samples, percent)), f"p{percent}"
+        few = len(samples) * (100 - percent) < 100 * _CALLS_ABOVE
+        why = why_not or ("too few requests for this percentile; measure longer" if few else "")
+        blocks = None if why else percentile(parts, percent)
         yield Quantity(
-            name, what, figure, "ms", f"open loop {figure}", value, False, blocks, None, why_not, sensitivity,
+            name, what, figure, "ms", f"open loop {figure}", value, False, blocks, None, why, sensitivity,
             setting=setting,
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from claprt.cli.output import EXIT_PARTIAL, print_json, print_table
+from claprt.errors import OptionError
 
 if TYPE_CHECKING:
     from claprt_bench.compare import Change, Comparison
@@ -19,24 +20,25 @@ def percentage(text: str) -> float:
     """The argument of `--fail-on` as a fraction: "10%", "10 %" and "10" are 0.1.
 
     Raises:
-        argparse.ArgumentTypeError: anything else; also what is below 1 without a sign: it may be meant as a fraction.
+        OptionError: it is anything else, or below 1 without a sign: that may be meant as a fraction.
     """
     found = re.fullmatch(r"([0-9]{1,4}(?:\.[0-9]{1,4})?)( ?%)?", text)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage, such as 10%")
+        raise OptionError(f"bad --fail-on: {text!r}; pass a percentage, such as 10%")
     value = float(found[1])
     if 0 < value < 1 and not found[2]:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} may be {value:g} % or {100 * value:g} %: write {text}% or {100 * value:g}%"
+        raise OptionError(
+            f"bad --fail-on: {text!r} may be {value:g} % or {100 * value:g} %; pass {text}% or {100 * value:g}%"
         )
     return value / 100
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    """Print what changed; exit code 1 when something got worse by more than `--fail-on`."""
+    """Print what changed; exit code 1 when something got worse by more than `--fail-on`, a percentage or None."""
     from claprt_bench.compare import compare
 
-    found = compare(args.before, args.after, args.fail_on)
+    fail_on = None if args.fail_on is None else percentage(args.fail_on)
+    found = compare(args.before, args.after, fail_on)
     if args.json:
         print_json({"before": str(args.before), "after": str(args.after), **found.to_json()})
     else:
@@ -84,7 +86,7 @@ def _print_counts(found: Comparison, unchanged: Sequence[Change], not_judged: Se
     count = f"{len(unchanged)} of {len(unchanged) + len(not_judged) + changed}"
     least = 100 * found.floor
     if found.kind == "speed":
-        print(f"{count} figures are unchanged: their change is within noise, or below {least:g} %.")
+        print(f"{count} figures are unchanged: their change is within noise, or below {least:.3g} %.")
     else:
         print(f"{count} metrics are unchanged: other items would change them as much, or it is below {least:g} points.")
     if found.together is not None:
