@@ -27,7 +27,7 @@ from claprt_bench.errors import BenchError
 from claprt_bench.speed import plan, worker
 from claprt_bench.speed.inputs import FILE_RATE, read_inputs, write_inputs
 from claprt_bench.speed.jobs import Workers
-from claprt_bench.speed.measure import arrivals
+from claprt_bench.speed.open_loop import arrivals
 from claprt_bench.speed.options import SpeedOptions
 from claprt_bench.speed.statistics import percentile, summary
 from claprt_bench.speed.steps import Side, Steps, Task

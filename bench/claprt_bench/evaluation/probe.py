@@ -138,7 +138,7 @@ class Probe:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GridSearchCV
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
+        from threadpoolctl import threadpool_limits
 
         x, y, notes = vectors[train].astype(np.float64), self.truth[train], []
         splits = self._inner(train)

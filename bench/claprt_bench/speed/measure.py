@@ -7,8 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import claprt
 from claprt.engines.ort import default_threads
 from claprt.progress import Progress
@@ -21,15 +19,14 @@ from claprt_bench.speed.checks import TOWERS, Checks
 from claprt_bench.speed.inputs import read_inputs, write_inputs
 from claprt_bench.speed.jobs import Workers
 from claprt_bench.speed.noise import Noise
+from claprt_bench.speed.open_loop import loop_id, measure_open_loop
 from claprt_bench.speed.options import SpeedOptions
-from claprt_bench.speed.statistics import percentiles, spread, summary
-from claprt_bench.speed.steps import PATHS, Side, Task
+from claprt_bench.speed.scaling import REPEATS, measure_curve
+from claprt_bench.speed.statistics import summary
+from claprt_bench.speed.steps import PATHS, Side
 
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13-bindings", "cuda-bindings")
 _FIRST_CALLS = 3
-_SCALING_REPEATS = 3
-# Requests that p99 takes; an open loop lasts until it has them, but not longer than this.
-_REQUESTS, _LONGEST = 200, 60.0
 # Repeats that differ by more than this are said to.
 _WIDE = 1.15
 
@@ -82,9 +79,9 @@ class _Run:
             self.progress.title("cold starts")
             starts = self._cold_starts() if "cold-start" in self.options.parts else []
             self.progress.title("open loop")
-            loops = [self._open_loop(side, rate) for side in self.sides for rate in self.options.rates]
+            loops = self._open_loops()
             self.progress.title("scaling")
-            scaling = [self._curve(curve) for curve in self.curves]
+            scaling = self._scaling()
         found = noise.found(self.workers.yardsticks)
         self.warnings += [f"not a quiet machine: {reason}" for reason in found["why_noisy"]]
         self._warn_of_spread(measurements)
@@ -104,7 +101,7 @@ class _Run:
             "checks": checks,
             "measurements": measurements,
             "cold_start": starts,
-            "open_loop": [loop for loop in loops if loop is not None],
+            "open_loop": loops,
             "scaling": scaling,
             "against": [],
             "left_out": self.left_out,
@@ -121,7 +118,7 @@ class _Run:
             + min(_FIRST_CALLS, options.repeats) * paths
             + (2 * count * (options.repeats + 1) if "cold-start" in options.parts else 0)
             + count * len(options.rates)
-            + min(_SCALING_REPEATS, options.repeats) * len(self.curves)
+            + len(self.curves)
         )
 
     def _method(self, inputs: str) -> dict[str, Any]:
@@ -254,93 +251,24 @@ class _Run:
             )
         return found
 
-    def _open_loop(self, side: Side, rate: float) -> dict[str, Any] | None:
-        seconds = max(self.options.duration, min(_REQUESTS / rate, _LONGEST))
-        due = arrivals(rate, seconds)
-        name = f"open-loop/waveform/{side.precision}/{side.backend}/r{rate:g}"
-        try:
-            found = self.workers.open_loop(side, Task("waveform"), due, seconds)
-        except BenchError as error:
-            self.left_out.append({"what": name, "why": str(error)})
-            return None
-        finally:
-            self.progress.advance()
-        latency, service = found["latency_ms"], found["service_ms"]
-        return {
-            "id": name,
-            "what": plan.WHAT["waveform"],
-            "precision": side.precision,
-            "backend": side.backend,
-            "threads": side.threads,
-            "rate": rate,
-            "arrivals": "poisson",
-            "seconds": seconds,
-            "requests": len(due),
-            "unfinished": found["unfinished"],
-            "achieved_rate": len(service) / found["elapsed_s"],
-            # More work comes in than can be done: the queue, and with it the latency, grows with the length of the run.
-            "saturated": bool(found["unfinished"]) or statistics.fmean(service) * rate >= 1000,
-            "latency": _distribution(latency),
-            "service": _distribution(service),
-            "samples_ms": [round(sample, 4) for sample in latency],
-        }
-
-    def _curve(self, curve: plan.Curve) -> dict[str, Any]:
-        times: dict[float, list[list[float]]] = {x: [] for x, _, _ in curve.points}
-        seconds = self.options.duration / self.options.repeats
-        failed: set[float] = set()
-        for _ in range(min(_SCALING_REPEATS, self.options.repeats)):
-            by_side: dict[Side, list[tuple[float, Task]]] = {}
-            for x, task, side in curve.points:
-                if x not in failed:
-                    by_side.setdefault(side, []).append((x, task))
-            for side, points in by_side.items():
+    def _open_loops(self) -> list[dict[str, Any]]:
+        found = []
+        for side in self.sides:
+            for rate in self.options.rates:
                 try:
-                    found = self.workers.blocks(side, [task for _, task in points], seconds)
-                except BenchError as error:  # the largest are those that do not fit
-                    failed.update(x for x, _ in points[-1:])
-                    self.left_out.append({"what": f"{curve.id} at {points[-1][0]:g}", "why": str(error)})
-                    continue
-                for (x, _), block in zip(points, found, strict=True):
-                    times[x].append(block["samples_ms"])
+                    found.append(measure_open_loop(self.workers, side, rate, self.options.duration))
+                except BenchError as error:
+                    self.left_out.append({"what": loop_id(side, rate), "why": str(error)})
+                self.progress.advance()
+        return found
+
+    def _scaling(self) -> list[dict[str, Any]]:
+        repeats, seconds = min(REPEATS, self.options.repeats), self.options.duration / self.options.repeats
+        found = []
+        for curve in self.curves:
+            found.append(measure_curve(self.workers, curve, repeats, seconds, self.left_out))
             self.progress.advance()
-        tasks = {x: task for x, task, _ in curve.points}
-        return {
-            "id": curve.id,
-            "axis": curve.axis,
-            "what": curve.what,
-            "precision": curve.side.precision,
-            "backend": curve.side.backend,
-            "points": [_point(x, tasks[x], repeats) for x, repeats in times.items() if repeats],
-        }
-
-
-def arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
-    """When requests are due that come independently of each other: a Poisson process of `rate` per second.
-
-    The gaps are exponential. The same arguments give the same times.
-    """
-    rng = np.random.default_rng(seed)
-    times = np.cumsum(rng.exponential(1 / rate, size=max(1, round(rate * seconds))))
-    return [float(time) for time in times]
-
-
-def _point(x: float, task: Task, repeats: list[list[float]]) -> dict[str, Any]:
-    calls = [sample for repeat in repeats for sample in repeat]
-    items = task.size or task.batch  # seconds of a sound, labels, or clips and texts
-    median = statistics.median(calls)
-    return {
-        "x": x,
-        "median_ms": median,
-        "spread_ms": list(spread(repeats)),
-        "per_item_ms": median / items,
-        "items_per_second": 1000 * items / median,
-        "calls": len(calls),
-    }
-
-
-def _distribution(samples: list[float]) -> dict[str, float | None]:
-    return {**percentiles(samples), "maximum_ms": max(samples), "mean_ms": statistics.fmean(samples)}
+        return found
 
 
 def _median(values: list[int | None]) -> int | None:
