@@ -20,6 +20,7 @@ from claprt_bench.compare import Change, Comparison, compare
 from claprt_bench.errors import ResultError
 from claprt_bench.noise import Blocks, judge, moderate, percentile
 from tests.bench.results import calls, evaluation, measurement, speed, write
+from tests.runtime.cli_helpers import Cli
 
 _FLOOR, _DRIFT = math.log1p(0.03), math.log1p(0.05)
 _Noise = Callable[[np.random.Generator, int], NDArray[np.float64]]
@@ -418,6 +419,22 @@ def test_bad_percentages(text: str) -> None:
     """0.1 may mean 10 % or 0.1 %: it is refused, with both spelled out."""
     with pytest.raises(OptionError, match=r"0\.1% or 10%" if text == "0.1" else "pass a percentage"):
         percentage(text)
+
+
+def test_the_command_line(tmp_path: Path, cli: Cli) -> None:
+    """`claprt bench compare` as users call it: its exit codes, and errors of one line."""
+    rng = np.random.default_rng(19)
+    before, after = _pair(tmp_path, speed(_many(rng)), speed(_many(rng, {3: 1.5})))
+    assert cli("bench", "compare", before, after).code == 0
+    assert cli("bench", "compare", before, after, "--fail-on", "10%").code == 1
+    for arguments, said in (
+        ((before, after, "--fail-on", "0.1"), "pass 0.1% or 10%"),
+        ((before, tmp_path / "none.json"), "No such file"),
+        ((before, write(evaluation({"fp32": {"top1": (0.9, 0.8, 0.95)}}), tmp_path / "e.json")), "different kinds"),
+    ):
+        failed = cli("bench", "compare", *arguments)
+        assert (failed.code, failed.out, failed.err.count("\n")) == (2, "", 1)
+        assert said in failed.err
 
 
 # Files that are not what they seem.
