@@ -26,7 +26,6 @@ def check_vectors(
     expected: NDArray[np.float32],
     tower: str,
     precision: str,
-    bound: float | None = None,
 ) -> dict[str, float]:
     """Compare unit vectors (n, dim) with the reference's: the worst cosine and the largest difference.
 
@@ -35,7 +34,6 @@ def check_vectors(
         found, expected: ours and the reference's.
         tower: "audio" or "text".
         precision: "fp32" or "int8": decides how close they must be, as it does when a bundle is built.
-        bound: the least cosine instead, for a difference that is known.
 
     Raises:
         BenchError: a cosine is below its bound, a vector is not of unit length or not finite, or the shape differs.
@@ -44,7 +42,7 @@ def check_vectors(
         raise BenchError(f"wrong values, not timed: {what}: shape {found.shape}, the reference has {expected.shape}")
     differs = difference(found, expected)
     lengths, cosine = np.linalg.norm(found.astype(np.float64), axis=1), differs["worst_cosine"]
-    bound = float(getattr(BOUNDS[precision], tower)) if bound is None else bound
+    bound = float(getattr(BOUNDS[precision], tower))
     if not cosine >= bound:  # nor for NaN
         raise BenchError(f"wrong values, not timed: {what}: worst cosine {cosine:.7f}, needed {bound}")
     if float(np.abs(lengths - 1.0).max()) > _UNIT:

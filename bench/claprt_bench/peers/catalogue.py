@@ -21,6 +21,7 @@ class Peer:
         install: pip's arguments that make an environment for it.
         side: the file of `workers` that runs it.
         needs: what `workers/with_checkpoint.py` must make for it; empty: the checkpoint's directory is enough.
+        int16: whether it rounds samples to int16, whatever the checkpoint was trained with.
         settings: fields of its job.
     """
 
@@ -29,6 +30,7 @@ class Peer:
     install: str
     side: str
     needs: str = ""
+    int16: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -64,7 +66,7 @@ PEERS = {
             needs=STOCK,
         ),
         Peer("optimum", "optimum-onnx, in ONNX Runtime", "'optimum-onnx[onnxruntime]' torch", "with_optimum.py"),
-        Peer("laion", "LAION's own package", "laion-clap torch", "with_laion.py", needs="laion"),
+        Peer("laion", "LAION's own package", "laion-clap torch", "with_laion.py", needs="laion", int16=True),
     )
 }
 

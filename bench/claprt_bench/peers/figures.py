@@ -34,22 +34,23 @@ def ratio_spread(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 
 
 def row(
-    step: str,
+    step: tuple[str, int],
     precision: str,
-    batch: int,
     threads: int,
     peer: str,
     versions: Mapping[str, str],
+    *,
     ours: Sequence[float],
     theirs: Sequence[float],
     accuracy: Mapping[str, float],
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """An entry of a speed document's list "against". Samples are in ms, one a round, of a whole batch."""
+    name, batch = step
     return {
-        "id": f"against/{step}/{precision}/b{batch}/{peer}",
-        "what": f"{step} -> vector",
-        "step": step,
+        "id": f"against/{name}/{precision}/b{batch}/{peer}",
+        "what": f"{name} -> vector",
+        "step": name,
         "precision": precision,
         "batch": batch,
         "threads": threads,

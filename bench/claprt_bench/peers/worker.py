@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -26,11 +27,16 @@ _SHOWN = 300  # characters of what a process said
 
 
 class WorkerError(BenchError):
-    """A side's process failed. `missing` is the package that it lacks, if that is why."""
+    """A side's process failed.
 
-    def __init__(self, message: str, missing: str | None = None) -> None:
-        super().__init__(message)
-        self.missing = missing
+    Attributes:
+        reason: why, without the side's name.
+        missing: the package that it lacks, if that is why.
+    """
+
+    def __init__(self, name: str, reason: str, missing: str | None = None) -> None:
+        super().__init__(f"{name} failed: {reason}")
+        self.reason, self.missing = reason, missing
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Worker:
                     start_new_session=True,  # a group of its own: it ends with its children, and Ctrl-C is ours
                 )
         except OSError as error:
-            raise WorkerError(f"{name} cannot be started: {python}: {error.strerror}; check the path") from error
+            raise WorkerError(name, f"it cannot be started: {python}: {error.strerror}; check the path") from error
         self._rest, self._closed = b"", False
 
     def __enter__(self) -> Worker:
@@ -110,7 +116,7 @@ class Worker:
         answer = self._ask({"do": "run", "step": step, "indices": list(indices), "vectors": False}, self._limits.run)
         seconds = answer.get("seconds")
         if not isinstance(seconds, float) or not 0 < seconds < self._limits.run:
-            raise WorkerError(f"{self.name} failed: it says that a run took {seconds!r} s")
+            raise WorkerError(self.name, f"it says that a run took {seconds!r} s")
         return seconds
 
     def vectors(self, step: str, indices: Sequence[int]) -> NDArray[np.float32]:
@@ -122,9 +128,10 @@ class Worker:
         answer = self._ask({"do": "run", "step": step, "indices": list(indices), "vectors": True}, self._limits.run)
         try:
             data = base64.b64decode(answer["vectors"], validate=True)
-            return np.frombuffer(data, dtype="<f4").reshape(answer["shape"]).astype(np.float32)
+            found: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(answer["shape"]).astype(np.float32)
         except (KeyError, TypeError, ValueError) as error:
-            raise WorkerError(f"{self.name} failed: its vectors cannot be read: {error}") from error
+            raise WorkerError(self.name, f"its vectors cannot be read: {error}") from error
+        return found
 
     def close(self) -> None:
         """End the process and every process that it started. Again is nothing."""
@@ -138,10 +145,8 @@ class Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            try:
+            with contextlib.suppress(BrokenPipeError):  # a request that nobody read
                 pipe.close()
-            except BrokenPipeError:
-                pass  # a request that nobody read
 
     def _ask(self, request: Mapping[str, Any], limit: float) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -157,12 +162,11 @@ class Worker:
             answer = None
         if not isinstance(answer, dict):
             shown = line.decode(errors="replace").strip()[:80]
-            raise WorkerError(
-                f"{self.name} failed: it wrote {shown!r} to its standard output, which is no answer{self._last()}"
-            )
+            reason = f"it wrote {shown!r} to its standard output, which is no answer{self._last()}"
+            raise WorkerError(self.name, reason)
         if "error" in answer:
             kind = "" if answer["kind"] in ("RuntimeError", "CheckpointError") else f"{answer['kind']}: "
-            raise WorkerError(f"{kind}{answer['error'][:_SHOWN]}", answer.get("missing"))
+            raise WorkerError(self.name, f"{kind}{answer['error'][:_SHOWN]}", answer.get("missing"))
         return answer
 
     def _line(self, limit: float) -> bytes:
@@ -172,13 +176,13 @@ class Worker:
         while b"\n" not in self._rest:
             left = end - time.monotonic()
             if left <= 0 or not select.select([output], [], [], left)[0]:
-                raise WorkerError(f"{self.name} failed: no answer within {limit:g} s{self._last()}")
+                raise WorkerError(self.name, f"no answer within {limit:g} s{self._last()}")
             chunk = os.read(output, 1 << 20)
             if not chunk:
                 raise self._died()
             self._rest += chunk
             if len(self._rest) > _LONGEST_ANSWER:
-                raise WorkerError(f"{self.name} failed: its answer has no end{self._last()}")
+                raise WorkerError(self.name, f"its answer has no end{self._last()}")
         line, _, self._rest = self._rest.partition(b"\n")
         return line
 
@@ -186,9 +190,9 @@ class Worker:
         try:
             code = self._process.wait(5.0)
         except subprocess.TimeoutExpired:
-            return WorkerError(f"{self.name} failed: its process closed its standard output{self._last()}")
+            return WorkerError(self.name, f"its process closed its standard output{self._last()}")
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        return WorkerError(f"{self.name} failed: its process ended with {how}{self._last()}")
+        return WorkerError(self.name, f"its process ended with {how}{self._last()}")
 
     def _last(self) -> str:
         """The last line that the process wrote to stderr, to end a message."""

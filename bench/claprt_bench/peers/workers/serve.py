@@ -33,7 +33,8 @@ class Server:
         """Load, or run a step once. A run's seconds are those of the side's function alone."""
         if request["do"] == "load":
             return self._load(request["job"])
-        function, inputs = self._functions[request["step"]], self._inputs[request["step"]]
+        function = self._functions["text" if request["step"] == "text" else "waveform"]
+        inputs = self._inputs[request["step"]]
         picked = [inputs[index] for index in request["indices"]]
         start = time.perf_counter()
         vectors = function(picked)
@@ -49,7 +50,8 @@ class Server:
         if "clips" in job:
             import numpy as np
 
-            self._inputs = {"waveform": list(np.load(job["clips"], allow_pickle=False)), "text": job["texts"]}
+            self._inputs = {name: list(np.load(file, allow_pickle=False)) for name, file in job["clips"].items()}
+            self._inputs["text"] = job["texts"]
         spec = importlib.util.spec_from_file_location("claprt_bench_side", self._side)
         assert spec is not None
         assert spec.loader is not None

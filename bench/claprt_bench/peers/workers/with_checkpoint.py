@@ -1,7 +1,8 @@
 """Not a side: makes of a checkpoint what the sides load. Runs on claprt's own Python and needs claprt[export].
 
-The job has `source`, `tokenizer` (for a .pt file), `work` (an empty directory), `weights_sha256` (what its weights must
-be), and `wants`: of "stock" (export the towers), "laion" (what laion-clap wants beside its file).
+The job has `source`, `revision`, `tokenizer` (for a .pt file), `work` (an empty directory),
+`weights_sha256` (what its weights must be), and `wants`: of "stock" (export the towers) and "laion" (what laion-clap
+wants beside its file).
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ from claprt_export.source import find_source, is_file
 _LAION_MODELS = {96: "HTSAT-tiny", 128: "HTSAT-base"}
 # laion-clap makes all three tokenizers when it is imported, and uses one.
 _LAION_WANTS = ("roberta-base", "bert-base-uncased", "facebook/bart-base")
-_TEXT_FIELDS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-_TEXT_FIELDS += ("hidden_act", "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id")
+_TEXT_FIELDS = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("hidden_act", "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id"),
+)
 
 
 def load(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """See `serve`; the facts are fields of the sides' jobs, and under "refused" why something could not be made."""
     source, work = job["source"], Path(job["work"])
-    checkpoint = load_checkpoint(source, tokenizer=job["tokenizer"])
+    checkpoint = load_checkpoint(source, job["revision"], job["tokenizer"])
     if checkpoint.weights_sha256 != job["weights_sha256"]:
         raise CheckpointError(
-            f"not the bundle's checkpoint: {source}: the SHA-256 of its weights is {checkpoint.weights_sha256[:16]}..., "
-            f"the bundle says {job['weights_sha256'][:16]}...; pass the one that the bundle was built of as --checkpoint"
+            f"not the bundle's checkpoint: {source}: its weights have the SHA-256 {checkpoint.weights_sha256[:16]}..., "
+            f"the bundle's have {job['weights_sha256'][:16]}...; pass what the bundle was built of as --checkpoint"
         )
     facts: dict[str, Any] = {
-        "checkpoint": str(_directory(checkpoint, source, work)),
+        "checkpoint": str(_directory(checkpoint, source, job["revision"], work)),
         "fusion": checkpoint.fusion,
         "frames": checkpoint.log_mel.frames,
         "mels": checkpoint.log_mel.n_mels,
@@ -49,13 +52,16 @@ def load(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                 facts |= make(checkpoint, source, work)
             except ValueError as error:
                 refused[name] = str(error)
+            except Exception as error:  # one peer that cannot be made is no reason to drop the others
+                first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+                refused[name] = f"it cannot be made: {type(error).__name__}: {first[:300]}"
     return {}, facts | {"refused": refused}
 
 
-def _directory(checkpoint: Checkpoint, source: str, work: Path) -> Path:
+def _directory(checkpoint: Checkpoint, source: str, revision: str | None, work: Path) -> Path:
     """The checkpoint as transformers saves one."""
     if not is_file(source):
-        return find_source(source).path.resolve()
+        return find_source(source, revision).path.resolve()
     directory = work / "checkpoint"
     with quiet_transformers():
         for part in (checkpoint.model, checkpoint.feature_extractor, checkpoint.tokenizer):
@@ -85,7 +91,7 @@ class _TextTower(torch.nn.Module):
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        features: Any = self.model.get_text_features  # type: ignore[assignment]
+        features: Any = self.model.get_text_features
         output: torch.Tensor = features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         return output
 

@@ -57,7 +57,7 @@ def _import() -> tuple[Any, list[str]]:
     for name in ("BertModel", "RobertaModel", "BartModel", "BertTokenizer", "RobertaTokenizer", "BartTokenizer"):
         getattr(transformers, name)  # transformers looks for torchvision itself: now, before something stands in for it
     try:
-        import torchvision  # noqa: F401
+        import torchvision  # type: ignore[import-not-found]  # noqa: F401
     except (ImportError, RuntimeError):  # RuntimeError: built for another torch
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]

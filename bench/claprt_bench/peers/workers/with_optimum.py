@@ -1,4 +1,4 @@
-"""optimum-onnx: it has no export configuration for CLAP, so this has one for each tower, as its guide to custom models says.
+"""optimum-onnx: it has no export configuration for CLAP, so here is one for each tower, as its guide says.
 
 `main_export` with those, then ORTModelForCustomTasks with the defaults but for the threads. The job has `checkpoint`,
 `frames`, `mels`, `sampling_rate`, `text_tokens`, `fusion`, `work` (a directory to export to). optimum-onnx 0.1.0, which
@@ -49,7 +49,7 @@ def _tensor(output: Any) -> Any:
 def load(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """See `serve`."""
     if job["fusion"]:  # a trace fixes whether some clip is long
-        raise RuntimeError("optimum exports through TorchScript, whose trace of a fused audio tower gives wrong vectors")
+        raise RuntimeError("optimum's export is a trace, and one of a fused audio tower gives wrong vectors")
     directory, tokens, output = job["checkpoint"], job["text_tokens"], Path(job["work"]) / "optimum"
     start = time.perf_counter()
     _export(directory, output, job["frames"], job["mels"])
@@ -105,7 +105,7 @@ def _export(directory: str, output: Path, frames: int, mels: int) -> None:
 
     class TextConfig(OnnxConfig):  # type: ignore[misc]
         NORMALIZED_CONFIG_CLASS, DUMMY_INPUT_GENERATOR_CLASSES = NormalizedConfig, (Tokens,)
-        inputs = dict.fromkeys(("input_ids", "attention_mask"), {0: "batch_size", 1: "sequence_length"})  # noqa: RUF012
+        inputs = {name: {0: "batch_size", 1: "sequence_length"} for name in ("input_ids", "attention_mask")}  # noqa: RUF012
         outputs = {"text_embeds": {0: "batch_size"}}  # noqa: RUF012
 
     config = transformers.AutoConfig.from_pretrained(directory)

@@ -1,4 +1,4 @@
-"""transformers: ClapFeatureExtractor, tokenizer and ClapModel, as `from_pretrained` returns them; or through torch.compile.
+"""transformers as `from_pretrained` returns it: extractor, tokenizer, ClapModel; eager or through torch.compile.
 
 The job has `checkpoint` (a directory), `sampling_rate`, `text_tokens` and `compile`. transformers 4 and 5.
 """
@@ -42,7 +42,8 @@ def load(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         with torch.inference_mode():
             return _vectors(text(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]))
 
-    notes: dict[str, list[str]] = {"text": [f"texts padded to {tokens} tokens, as CLAP was trained; claprt pads to the longest"]}
+    padding = f"texts padded to {tokens} tokens, as CLAP was trained; claprt pads to the longest"
+    notes: dict[str, list[str]] = {"text": [padding]}
     if model.config.audio_config.enable_fusion:
         notes["waveform"] = ["ClapFeatureExtractor marks a random short clip as long; that is undone before the model"]
     if job["compile"]:
@@ -52,7 +53,7 @@ def load(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _vectors(output: Any) -> Any:
-    """transformers 5 returns an output object, 4 the vectors."""
+    """The vectors of either version: 5 returns an output object, 4 the vectors."""
     return getattr(output, "pooler_output", output).numpy()
 
 
@@ -71,7 +72,7 @@ def _compile(
     """Compile for every shape that will be timed, and note how long the first run of each took."""
     import numpy as np
 
-    clips = list(np.load(job["clips"], allow_pickle=False))
+    clips = list(np.load(job["clips"]["waveform"], allow_pickle=False))
     for batch in job["batches"]:
         start = time.perf_counter()
         embed_audio(clips[:batch])
