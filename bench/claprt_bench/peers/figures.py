@@ -84,7 +84,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 _milliseconds(entry["ours"]),
                 _milliseconds(entry["theirs"]),
                 f"{_down(entry['ratio']):.2f}x",
-                f"{_down(low):.2f}-{high:.2f}",
+                f"{_down(low):.2f}-{math.ceil(high * 100) / 100:.2f}",
                 _cosine(entry["accuracy"]["worst_cosine"]),
                 " ".join(f"[{notes.index(note) + 1}]" for note in entry["notes"]),
             )
