@@ -13,8 +13,19 @@ MAX_CROSS_COSINE = 0.99  # mean over different clips
 _UNIT = 1e-3
 
 
+def difference(found: NDArray[np.float32], expected: NDArray[np.float32]) -> dict[str, float]:
+    """The worst cosine and the largest difference of vectors (n, dim) of the same shape."""
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return {"worst_cosine": float(((a * b).sum(axis=1) / lengths).min()), "max_abs": float(np.abs(a - b).max())}
+
+
 def check_vectors(
-    what: str, found: NDArray[np.float32], expected: NDArray[np.float32], tower: str, precision: str
+    what: str,
+    found: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    tower: str,
+    precision: str,
 ) -> dict[str, float]:
     """Compare unit vectors (n, dim) with the reference's: the worst cosine and the largest difference.
 
@@ -29,15 +40,14 @@ def check_vectors(
     """
     if found.shape != expected.shape:
         raise BenchError(f"wrong values, not timed: {what}: shape {found.shape}, the reference has {expected.shape}")
-    a, b = found.astype(np.float64), expected.astype(np.float64)
-    lengths = np.linalg.norm(a, axis=1)
-    cosine = float(((a * b).sum(axis=1) / (lengths * np.linalg.norm(b, axis=1))).min())
+    differs = difference(found, expected)
+    lengths, cosine = np.linalg.norm(found.astype(np.float64), axis=1), differs["worst_cosine"]
     bound = float(getattr(BOUNDS[precision], tower))
     if not cosine >= bound:  # nor for NaN
         raise BenchError(f"wrong values, not timed: {what}: worst cosine {cosine:.7f}, needed {bound}")
     if float(np.abs(lengths - 1.0).max()) > _UNIT:
         raise BenchError(f"wrong values, not timed: {what}: a vector has length {lengths.max():.4f}, needed 1")
-    return {"worst_cosine": cosine, "max_abs": float(np.abs(a - b).max())}
+    return differs
 
 
 def check_log_mel(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
