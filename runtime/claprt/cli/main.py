@@ -415,8 +415,11 @@ def _add_bench(commands: _Commands[argparse.ArgumentParser]) -> None:
         help="one HTML page of results (needs claprt[bench])",
         description="Make one self-contained HTML page of results of claprt bench and claprt eval.",
     )
-    report.add_argument("results", metavar="RESULT.json", type=Path, nargs="+")
-    report.add_argument("-o", "--output", metavar="FILE.html", type=Path, required=True)
+    report.add_argument(
+        "documents", metavar="RESULT.json", type=Path, nargs="+", help="what claprt bench and claprt eval wrote"
+    )
+    report.add_argument("-o", "--output", metavar="FILE.html", type=Path, required=True, help="the page")
+    _add_json(report)
     report.set_defaults(run=_bench_report)
 
 
