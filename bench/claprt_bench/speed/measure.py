@@ -9,6 +9,8 @@ from typing import Any
 
 import claprt
 from claprt.engines.ort import default_threads
+from claprt.errors import OptionError
+from claprt.gpu import NO_DRIVER
 from claprt.progress import Progress
 from claprt_bench import cold_start, document
 from claprt_bench.errors import BenchError
@@ -48,6 +50,8 @@ def measure(bundle: Path, options: SpeedOptions) -> dict[str, Any]:
     """
     precisions = options.precisions or ("fp32",)
     claps = [claprt.load(bundle, options.backend, name, options.threads, options.device) for name in precisions]
+    if options.against and claps[0].backend != "ort-cpu":
+        raise OptionError(f"peers are compared on the CPU; the backend is {claps[0].backend}: pass ort-cpu")
     threads = options.threads or default_threads()
     sides = [
         Side(str(bundle.absolute()), clap.precision, clap.backend, threads, options.device, clap.log_mel)
@@ -82,6 +86,7 @@ class _Run:
             loops = self._open_loops()
             self.progress.title("scaling")
             scaling = self._scaling()
+        against = self._against() if self.options.against else []
         found = noise.found(self.workers.yardsticks)
         self.warnings += [f"not a quiet machine: {reason}" for reason in found["why_noisy"]]
         self._warn_of_spread(measurements)
@@ -103,7 +108,7 @@ class _Run:
             "cold_start": starts,
             "open_loop": loops,
             "scaling": scaling,
-            "against": [],
+            "against": against,
             "left_out": self.left_out,
             "warnings": self.warnings,
         }
@@ -131,7 +136,9 @@ class _Run:
             "threads": self.sides[0].threads,
             "batches": list(options.batches),
             "backend_asked_for": options.backend,
-            "choice": str(self.clap.choice),
+            "not_chosen": {
+                name: reason for name, reason in self.clap.choice.passed_over if not reason.startswith(NO_DRIVER)
+            },
             "processes": "a fresh one for each repeat of a tower; all take turns",
             "percentile": "linear interpolation over all calls; shown when two calls lie above it",
             "spread": "lowest and highest median of a repeat",
@@ -269,6 +276,28 @@ class _Run:
             found.append(measure_curve(self.workers, curve, repeats, seconds, self.left_out))
             self.progress.advance()
         return found
+
+    def _against(self) -> list[dict[str, Any]]:
+        from claprt_bench.peers.against import AgainstOptions, run_against
+
+        options = self.options
+        result = run_against(
+            self.bundle,
+            options.against,
+            AgainstOptions(
+                checkpoint=options.checkpoint,
+                tokenizer=options.tokenizer,
+                pythons=options.peer_pythons,
+                precisions=[side.precision for side in self.sides],
+                batches=options.batches,
+                threads=options.threads,
+                rounds=options.rounds,
+                recordings=options.recordings,
+            ),
+        )
+        self.left_out += result.left_out
+        self.warnings += result.warnings
+        return result.rows
 
 
 def _median(values: list[int | None]) -> int | None:

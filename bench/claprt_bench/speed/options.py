@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from claprt.errors import OptionError
@@ -30,6 +31,7 @@ class SpeedOptions:
         rates: requests per second of the open loop, one run for each; empty for none.
         scaling: of `AXES`; empty for none.
         recordings: a folder of sounds to measure on; None makes sounds.
+        against, checkpoint, tokenizer, peer_pythons, rounds: of `claprt_bench.peers.against`; no peers for none.
     """
 
     backend: str = "auto"
@@ -44,6 +46,11 @@ class SpeedOptions:
     rates: tuple[float, ...] = ()
     scaling: tuple[str, ...] = ()
     recordings: Path | None = None
+    against: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    tokenizer: str | None = None
+    peer_pythons: Mapping[str, Path] = field(default_factory=dict)
+    rounds: int = 15
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured, before anything is.
@@ -67,3 +74,7 @@ class SpeedOptions:
             raise OptionError(f"bad rate: {list(self.rates)}; pass requests per second above 0, such as 10,20")
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"bad number of threads: {self.threads}; pass at least 1")
+        if self.against:
+            from claprt_bench.peers.catalogue import choose
+
+            choose(self.against, self.peer_pythons)

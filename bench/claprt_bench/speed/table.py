@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from claprt_bench.figures import number, size
+from claprt_bench.peers.figures import table as peers_table
 from claprt_bench.rows import aligned
 
 # Of each axis: what x is, and what the items are that come out.
@@ -25,7 +27,7 @@ def report(document: Mapping[str, Any]) -> str:
         parts.append(_paths(paths))
     if stages:
         parts.append(_stages(stages))
-    for key, table in (("cold_start", _starts), ("open_loop", _loops), ("against", _against)):
+    for key, table in (("cold_start", _starts), ("open_loop", _loops), ("against", peers_table)):
         if document[key]:
             parts.append(table(document[key]))
     parts += [_curve(curve) for curve in document["scaling"]]
@@ -59,13 +61,13 @@ def _paths(measurements: Sequence[Mapping[str, Any]]) -> str:
                 one["what"],
                 one["precision"],
                 str(one["batch"]),
-                *(figure(found[f"p{percent}_ms"]) for percent in (50, 90, 95, 99)),
+                *(number(found[f"p{percent}_ms"]) for percent in (50, 90, 95, 99)),
                 _spread(found["spread_ms"]),
-                figure(found["items_per_second"]),
-                figure(found["real_time_factor"]),
-                figure(found["cpu_ms_per_item"]),
-                megabytes(one["peak_host_bytes"]),
-                figure(one["first_call_ms"]),
+                number(found["items_per_second"]),
+                number(found["real_time_factor"]),
+                number(found["cpu_ms_per_item"]),
+                size(one["peak_host_bytes"]),
+                number(one["first_call_ms"]),
             )
         )
     notes = "spread: lowest to highest median of a repeat; CPU ms: processor time of an item, all threads"
@@ -82,10 +84,10 @@ def _stages(measurements: Sequence[Mapping[str, Any]]) -> str:
                 name,
                 one["precision"] or "",
                 str(one["batch"]),
-                figure(found["p50_ms"]),
-                figure(found["p95_ms"]),
+                number(found["p50_ms"]),
+                number(found["p95_ms"]),
                 _spread(found["spread_ms"]),
-                figure(found["median_ms"] / one["batch"]),
+                number(found["median_ms"] / one["batch"]),
             )
         )
     return aligned(lines, left=(0, 1))
@@ -97,9 +99,9 @@ def _starts(starts: Sequence[Mapping[str, Any]]) -> str:
         (
             one["what"],
             one["precision"],
-            figure(one["median_ms"]),
+            number(one["median_ms"]),
             _spread(one["spread_ms"]),
-            megabytes(one["peak_host_bytes"]),
+            size(one["peak_host_bytes"]),
         )
         for one in starts
     ]
@@ -118,29 +120,12 @@ def _loops(loops: Sequence[Mapping[str, Any]]) -> str:
                 one["precision"],
                 f"{one['rate']:g}/s",
                 f"{one['achieved_rate']:.1f}/s",
-                *(figure(latency[f"p{percent}_ms"]) for percent in (50, 90, 95, 99)),
-                figure(latency["maximum_ms"]),
+                *(number(latency[f"p{percent}_ms"]) for percent in (50, 90, 95, 99)),
+                number(latency["maximum_ms"]),
                 "SATURATED" if one["saturated"] else "",
             )
         )
     return aligned(lines, left=(0, 1, 9))
-
-
-def _against(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [("against", "", "", "batch", "ratio", "95 % interval", "worst cosine")]
-    lines += [
-        (
-            row["peer"],
-            row["what"],
-            row["precision"],
-            str(row["batch"]),
-            f"{row['ratio']:.2f}x",
-            "{:.2f} to {:.2f}".format(*row["ratio_spread"]),
-            f"{row['accuracy']['worst_cosine']:.7f}",
-        )
-        for row in rows
-    ]
-    return aligned(lines, left=(0, 1, 2))
 
 
 def _curve(curve: Mapping[str, Any]) -> str:
@@ -149,10 +134,10 @@ def _curve(curve: Mapping[str, Any]) -> str:
     lines += [
         (
             f"{point['x']:g}",
-            figure(point["median_ms"]),
+            number(point["median_ms"]),
             _spread(point["spread_ms"]),
-            figure(point["per_item_ms"]),
-            figure(point["items_per_second"]),
+            number(point["per_item_ms"]),
+            number(point["items_per_second"]),
         )
         for point in curve["points"]
     ]
@@ -165,17 +150,5 @@ def _remarks(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def figure(value: float | None) -> str:
-    """Three digits that count; a dash for what is not known."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def megabytes(count: int | None) -> str:
-    """Bytes as MB (10^6)."""
-    return "-" if count is None else f"{count / 1e6:.0f} MB"
-
-
 def _spread(pair: Sequence[float]) -> str:
-    return f"{figure(pair[0])}-{figure(pair[1])}"
+    return f"{number(pair[0])}-{number(pair[1])}"

@@ -11,7 +11,7 @@ from claprt.cli.lists import names, numbers, steps
 from claprt.cli.output import EXIT_PARTIAL
 from claprt.errors import OptionError
 
-_STDOUT = "-"
+_STDOUT, _ALL, _NONE = "-", "all", "none"
 
 
 def run_bench(args: argparse.Namespace) -> int:
@@ -23,7 +23,7 @@ def run_bench(args: argparse.Namespace) -> int:
         if path is not None:
             document.check_writable(path)
     if args.html is not None:
-        importlib.import_module("claprt_bench.report").check_available()
+        importlib.import_module("claprt_bench.extras").require("matplotlib")
     options = speed.SpeedOptions(
         backend=args.backend,
         precisions=_precisions(args),
@@ -36,6 +36,11 @@ def run_bench(args: argparse.Namespace) -> int:
         rates=numbers(args.rate, "--rate") if args.rate is not None else (),
         scaling=_chosen(args.scaling, speed.AXES, ()),
         recordings=args.audio,
+        against=_peers(args),
+        checkpoint=args.checkpoint,
+        tokenizer=args.tokenizer,
+        peer_pythons=_pythons(args),
+        rounds=args.rounds,
     )
     found = importlib.import_module("claprt_bench.speed.measure").measure(args.bundle, options)
     if result is not None:
@@ -46,11 +51,13 @@ def run_bench(args: argparse.Namespace) -> int:
         print(document.to_text(found), end="")
     else:
         print(importlib.import_module("claprt_bench.speed.table").report(found))
-    return EXIT_PARTIAL if found["left_out"] else 0
+    # Of "all" peers, those that are not installed were not asked for.
+    asked = [one for one in found["left_out"] if args.against != _ALL or not one["what"].startswith("peer ")]
+    return EXIT_PARTIAL if asked else 0
 
 
 def _precisions(args: argparse.Namespace) -> tuple[str, ...]:
-    if args.precision.strip() == "all":
+    if args.precision.strip() == _ALL:
         return tuple(open_bundle(args.bundle).manifest.precisions)
     chosen = names(args.precision)
     if not chosen:
@@ -62,6 +69,27 @@ def _chosen(text: str | None, known: tuple[str, ...], default: tuple[str, ...]) 
     """Of the names known: all, none, or a list."""
     if text is None:
         return default
-    if text.strip() in ("all", "none"):
-        return known if text.strip() == "all" else ()
+    if text.strip() in (_ALL, _NONE):
+        return known if text.strip() == _ALL else ()
     return names(text)
+
+
+def _peers(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.against is None:
+        for option, value in (("--checkpoint", args.checkpoint), ("--peer-python", args.peer_python)):
+            if value is not None:
+                raise OptionError(f"{option} is for peers, and there are none: {value}; pass --against too")
+        return ()
+    if args.against == _ALL:
+        return tuple(importlib.import_module("claprt_bench.peers.catalogue").PEERS)
+    return names(args.against)
+
+
+def _pythons(args: argparse.Namespace) -> dict[str, Path]:
+    found = {}
+    for text in args.peer_python or ():
+        name, sign, path = text.partition("=")
+        if not (name and sign and path):
+            raise OptionError(f"bad --peer-python: {text!r}; pass NAME=PATH, such as laion=peers/laion/bin/python")
+        found[name] = Path(path)
+    return found
