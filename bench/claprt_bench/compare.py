@@ -2,7 +2,8 @@
 
 Measurements are matched by their ids. How noise is judged: `claprt_bench.noise`; what is known of it for each figure:
 `claprt_bench.quantities`. With nothing changed, a whole comparison calls anything a change less than once in twenty: of
-those 5 %, 3 are for the medians and cold starts, 0.5 for all other figures, and the rest for what is approximate.
+those 5 %, 2.5 are for the medians and cold starts, 0.25 for all other figures, and the rest is left for what the method
+takes for granted: measurements that are equally noisy, blocks that are independent, logarithms that are normal.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from claprt_bench.noise import Blocks, Judged, judge
 from claprt_bench.quantities import Quantity, metric_quantities, speed_quantities
 
 # The chance of any false alarm at all, and how much of it the main figures may use up.
-_ERROR, _MAIN_ERROR = 0.035, 0.03
+_ERROR, _MAIN_ERROR = 0.0275, 0.025
 _CONFIDENCE = 0.95
 _MAIN = ("median", "cold start")
 # Changes below are not called changes: of one measurement, of all together. Twice that where a run was noisy, or where
