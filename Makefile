@@ -2,6 +2,8 @@
 # make test       the tests (a quarter of an hour on two cores, installs included)
 # make test-full  the tests, and the full-size checks
 # make lint       ruff, mypy, hadolint (the Dockerfiles)
+# make bench      claprt bench of a full-size bundle with everything it has, into bench/results (a quiet machine, please)
+# make readme     the README's tables, from bench/results
 # make bench-cpu  how fast this CPU is with claprt, transformers and the stock export, into bench/results (a quiet
 #                 machine, please; the first run builds what it measures); BENCH_ARGS="--help" lists its options
 # make gpu-check  what only an NVIDIA GPU can show: the log-Mel kernel's values, sanitizers, times; into bench/results
@@ -12,6 +14,8 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 WORKERS ?= 2
+NAME ?= cpu
+AUDIO ?=
 VENV := .venv
 RUNTIME_VENV := .venv-runtime
 BIN := $(VENV)/bin
@@ -20,7 +24,7 @@ DEMO := build/demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := install --quiet --constraint constraints.txt $(PIP_ARGS)
 
-.PHONY: demo test test-full lint format bench-cpu gpu-check clean
+.PHONY: demo test test-full lint format bench readme bench-cpu gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed $(RUNTIME_VENV)/.installed
@@ -35,9 +39,11 @@ demo: $(VENV)/.installed $(RUNTIME_VENV)/.installed
 	@$(RUNTIME_BIN)/python -m claprt_export.demo.environment
 
 test: $(VENV)/.installed
+	@./install-browser.sh
 	$(BIN)/python -m pytest -m "not full" -n $(WORKERS) --dist loadfile
 
 test-full: $(VENV)/.installed
+	@./install-browser.sh
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed
@@ -45,6 +51,16 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile.*
+
+# Full size, all parts, peers: half an hour on two quiet cores. NAME is that of the result.
+bench: $(VENV)/.installed
+	$(BIN)/python -m claprt_bench.prepare build/bench $(if $(AUDIO),--audio $(AUDIO))
+	$(BIN)/claprt bench build/bench/htsat-tiny/bundle --backend ort-cpu --precision fp32,int8 --batch 1,8,32 --rate 2,5,10 \
+	  --scaling all --against transformers,torch-compile --json bench/results/speed-$(NAME).json \
+	  --html build/bench/report.html $(if $(AUDIO),--audio $(AUDIO)) $(BENCH_ARGS)
+
+readme: $(VENV)/.installed
+	$(BIN)/python -m claprt_bench.readme
 
 bench-cpu: $(VENV)/.installed
 	$(BIN)/python -m claprt_bench.cpu $(BENCH_ARGS)

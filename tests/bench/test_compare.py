@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from claprt.cli.bench_compare import percentage, run_compare
 from claprt.errors import OptionError
-from claprt_bench.compare import Change, Comparison, compare
+from claprt_bench.comparing.compare import Change, Comparison, compare
+from claprt_bench.comparing.noise import Blocks, judge, moderate, percentile
 from claprt_bench.errors import ResultError
-from claprt_bench.noise import Blocks, judge, moderate, percentile
 from tests.bench.runs import calls, evaluation, measurement, speed, write
 from tests.runtime.cli_helpers import Cli
 
@@ -313,9 +313,9 @@ def test_metrics_are_compared_with_their_intervals(tmp_path: Path) -> None:
 
 def test_metrics_raise_few_alarms() -> None:
     """Two evaluations of the same accuracy on other items, with the intervals that a bootstrap gives: few alarms."""
-    from claprt_bench.compare import _metric_changes
-    from claprt_bench.fields import Fields
-    from claprt_bench.quantities import metric_quantities
+    from claprt_bench.comparing.compare import _metric_changes
+    from claprt_bench.comparing.fields import Fields
+    from claprt_bench.comparing.quantities import metric_quantities
 
     rng = np.random.default_rng(13)
 

@@ -326,7 +326,7 @@ def is_measured() -> None:
 
 
 def is_benchmarked() -> None:
-    """`claprt bench`: the kernel and the towers as stages, paths, device memory; its workers are processes like this."""
+    """`claprt bench`: kernel and towers as stages, paths, device memory; its workers are processes like this one."""
     from claprt.cli.main import main
 
     engines(batches=(1, 2))

@@ -27,13 +27,13 @@ from claprt_bench.document import EVALUATION, new_document
 from claprt_bench.errors import DatasetError
 from claprt_bench.evaluation.bootstrap import Bootstrap, Share, mcnemar
 from claprt_bench.evaluation.dataset import Dataset, Item, Skipped, read_dataset
-from claprt_bench.evaluation.extras import require
 from claprt_bench.evaluation.files import dataset_hash, enough, look_at, without_path
 from claprt_bench.evaluation.probe import CS, Probe
 from claprt_bench.evaluation.retrieval import Retrieval
 from claprt_bench.evaluation.scores import Scores
 from claprt_bench.evaluation.settings import Settings
 from claprt_bench.evaluation.zero_shot import ZeroShot
+from claprt_bench.extras import require
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "scikit-learn", "scipy")
 _INTERVALS = "percentile bootstrap over sounds; Clopper-Pearson for a figure of exactly 0 or 1"

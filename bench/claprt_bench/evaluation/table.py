@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from claprt_bench.errors import DatasetError
-from claprt_bench.evaluation.extras import require
+from claprt_bench.extras import require
 
 CSV_SUFFIXES, PARQUET_SUFFIXES = (".csv", ".tsv"), (".parquet", ".pq")
 _DELIMITERS = ",;\t"

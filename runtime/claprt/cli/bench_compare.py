@@ -11,7 +11,7 @@ from claprt.cli.output import EXIT_PARTIAL, print_json, print_table
 from claprt.errors import OptionError
 
 if TYPE_CHECKING:
-    from claprt_bench.compare import Change, Comparison
+    from claprt_bench.comparing.compare import Change, Comparison
 
 _MOST_LISTED = 12
 
@@ -35,7 +35,7 @@ def percentage(text: str) -> float:
 
 def run_compare(args: argparse.Namespace) -> int:
     """Print what changed; exit code 1 when something got worse by more than `--fail-on`, a percentage or None."""
-    from claprt_bench.compare import compare
+    from claprt_bench.comparing.compare import compare
 
     fail_on = None if args.fail_on is None else percentage(args.fail_on)
     found = compare(args.before, args.after, fail_on)

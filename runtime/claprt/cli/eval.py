@@ -12,8 +12,8 @@ from claprt_bench.document import check_writable, write_document
 from claprt_bench.evaluation.bootstrap import Bootstrap
 from claprt_bench.evaluation.dataset import Options
 from claprt_bench.evaluation.evaluate import evaluate
-from claprt_bench.evaluation.extras import require
 from claprt_bench.evaluation.settings import Settings
+from claprt_bench.extras import require
 
 STDOUT = "-"
 _SHOWN = 20

@@ -1,4 +1,4 @@
-"""Libraries that only evaluations need."""
+"""Libraries of the extra [bench]."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def require(*modules: str) -> None:
     missing = [_PACKAGES.get(name, name) for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(
-            f"claprt eval needs packages that are not installed: {', '.join(missing)}; pip install 'claprt[bench]'"
+            f"this needs packages that are not installed: {', '.join(missing)}; pip install 'claprt[bench]'"
         )

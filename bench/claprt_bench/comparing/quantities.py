@@ -23,8 +23,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from claprt_bench.fields import Fields
-from claprt_bench.noise import Blocks, from_range, means, medians, percentile
+from claprt_bench.comparing.fields import Fields
+from claprt_bench.comparing.noise import Blocks, from_range, means, medians, percentile
 
 _PERCENTILES = (90, 95, 99)
 # Calls that must lie above a percentile, or one of them decides it.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from claprt_bench.comparing.fields import Fields
 from claprt_bench.document import SPEED
 from claprt_bench.errors import ResultError
-from claprt_bench.fields import Fields
 
 # What may differ without making figures less comparable: it is what a comparison is made for, or a mere name.
 _HARDLY = ("machine.versions", "machine.python", "bundle")

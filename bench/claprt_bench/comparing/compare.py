@@ -1,9 +1,9 @@
 """What changed between two results, beyond noise: two "speed" documents, or two "evaluation" documents.
 
-Measurements are matched by their ids. How noise is judged: `claprt_bench.noise`; what is known of it for each figure:
-`claprt_bench.quantities`. With nothing changed, a whole comparison calls anything a change less than once in twenty: of
-those 5 %, 2.5 are for the medians and cold starts, 0.25 for all other figures, and the rest is left for what the method
-takes for granted: measurements that are equally noisy, blocks that are independent, logarithms that are normal.
+Measurements are matched by their ids. `noise` judges what is noise, `quantities` knows what each figure's noise is. With
+nothing changed, a whole comparison calls anything a change less than once in twenty: of those 5 %, 2.5 are for the
+medians and cold starts, 0.25 for all other figures, and the rest is left for what the method takes for granted:
+measurements that are equally noisy, blocks that are independent, logarithms that are normal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from claprt_bench.circumstances import (
+from claprt_bench.comparing.circumstances import (
     Difference,
     check_same_task,
     differences_of,
@@ -23,11 +23,11 @@ from claprt_bench.circumstances import (
     taken_by_others,
     warnings_of,
 )
+from claprt_bench.comparing.fields import Fields
+from claprt_bench.comparing.noise import Blocks, Judged, judge
+from claprt_bench.comparing.quantities import Quantity, metric_quantities, speed_quantities
 from claprt_bench.document import EVALUATION, SPEED, read_document
 from claprt_bench.errors import ResultError
-from claprt_bench.fields import Fields
-from claprt_bench.noise import Blocks, Judged, judge
-from claprt_bench.quantities import Quantity, metric_quantities, speed_quantities
 
 # The chance of any false alarm at all, and how much of it the main figures may use up.
 _ERROR, _MAIN_ERROR = 0.0275, 0.025
