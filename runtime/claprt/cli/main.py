@@ -392,6 +392,18 @@ def _add_bench(commands: _Commands[argparse.ArgumentParser]) -> None:
     )
     bench.add_argument("--scaling", metavar="LIST", help="how cost grows: of batch, threads, clip, labels; or all")
     bench.add_argument(
+        "--against",
+        metavar="LIST",
+        help="compare with these, on the CPU: transformers, torch-compile, optimum, laion; or all; the stock ONNX export "
+        "always takes part",
+    )
+    bench.add_argument("--checkpoint", metavar="SOURCE", help="that peers load (default: what the bundle was built of)")
+    bench.add_argument("--tokenizer", metavar="DIR|ID", help="of a checkpoint that is a .pt file (roberta-base)")
+    bench.add_argument(
+        "--peer-python", metavar="NAME=PATH", action="append", help="the Python of an environment that has this peer"
+    )
+    bench.add_argument("--rounds", metavar="N", type=_positive, default=15, help="runs of each side in --against (15)")
+    bench.add_argument(
         "--audio", metavar="DIR", type=Path, help="measure on the recordings in DIR (default: made sounds)"
     )
     bench.add_argument(
