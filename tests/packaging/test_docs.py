@@ -59,7 +59,7 @@ def arguments(line: str) -> list[str] | None:
 def parses(given: list[str]) -> bool:
     """Whether the real parser takes it. The bare name of a command, as in prose, needs no arguments."""
     try:
-        _parser().parse_args(_joined([*given, "--help"] if len(given) == 1 else given))
+        _parser().parse_args([*command, "--help"] if len(command := _joined(given)) == 1 else command)
     except SystemExit as stop:
         return stop.code in (0, None)
     return True

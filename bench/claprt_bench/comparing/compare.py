@@ -1,6 +1,6 @@
 """What changed between two results, beyond noise: two "speed" documents, or two "evaluation" documents.
 
-Measurements are matched by their ids. `noise` judges what is noise, `quantities` knows what each figure's noise is. With
+Measurements are matched by their ids. `noise` judges what is noise, `quantities` knows that of each figure. With
 nothing changed, a whole comparison calls anything a change less than once in twenty: of those 5 %, 2.5 are for the
 medians and cold starts, 0.25 for all other figures, and the rest is left for what the method takes for granted:
 measurements that are equally noisy, blocks that are independent, logarithms that are normal.

@@ -394,8 +394,8 @@ def _add_bench(commands: _Commands[argparse.ArgumentParser]) -> None:
     bench.add_argument(
         "--against",
         metavar="LIST",
-        help="compare with these, on the CPU: transformers, torch-compile, optimum, laion; or all; the stock ONNX export "
-        "always takes part",
+        help="compare with these, on the CPU: transformers, torch-compile, optimum, laion; or all; the stock ONNX "
+        "export always takes part",
     )
     bench.add_argument("--checkpoint", metavar="SOURCE", help="that peers load (default: what the bundle was built of)")
     bench.add_argument("--tokenizer", metavar="DIR|ID", help="of a checkpoint that is a .pt file (roberta-base)")
