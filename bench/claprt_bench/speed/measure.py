@@ -198,12 +198,12 @@ class _Run:
         self, one: plan.Measurement, blocks: list[dict[str, Any]], firsts: list[dict[str, Any]]
     ) -> dict[str, Any]:
         about = one.about(self.clap.manifest)
-        repeats = [block["samples_ms"] for block in blocks]
+        repeats = [[round(sample, 5) for sample in block["samples_ms"]] for block in blocks]
         cpu = sum(block["cpu_ms"] for block in blocks)
         return {
             **about,
             "first_call_ms": statistics.median(first["first_call_ms"] for first in firsts) if firsts else None,
-            "samples_ms": [[round(sample, 5) for sample in repeat] for repeat in repeats],
+            "samples_ms": repeats,
             "summary": summary(repeats, one.task.batch, about["audio_seconds"], cpu),
             **{key: _median([first[key] for first in firsts]) for key in ("peak_host_bytes", "peak_device_bytes")},
         }
