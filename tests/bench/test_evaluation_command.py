@@ -259,7 +259,12 @@ def test_what_imports_load() -> None:
     code = f"""import sys
 import termios
 import claprt.cli.eval
-from claprt_bench.evaluation import evaluate, extras, fsdd, listing, made_sounds, settings, table
+from claprt_bench import extras
+from claprt_bench.comparing import compare
+from claprt_bench.evaluation import evaluate, fsdd, listing, made_sounds, settings, table
+from claprt_bench.peers import against
+from claprt_bench.report import page
+from claprt_bench.speed import measure, table, worker
 print(*[name for name in {heavy!r} if name in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
     assert done.stdout == b"\n"
