@@ -19,6 +19,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -126,27 +127,31 @@ inline void sync_warp() { warp_barrier->wait(); }
 inline void sync_block() { block_barrier->wait(); }
 
 inline void launch(dim3 grid, unsigned threads, const std::function<void()>& kernel) {
-    for (unsigned block = 0; block < grid.x * grid.y; ++block) {
-        Barrier whole(static_cast<int>(threads));
-        std::vector<Barrier*> warps;
-        std::vector<std::uint64_t> exchanged(2 * threads);
-        for (unsigned first = 0; first < threads; first += kWarp) warps.push_back(new Barrier(kWarp));
-        std::vector<std::thread> running;
-        for (unsigned i = 0; i < threads; ++i) {
-            running.emplace_back([&, i] {
-                threadIdx.x = i, blockDim.x = threads, gridDim = grid;
+    // The threads are those of all blocks, one after the other: starting one costs a sanitizer more than its work here.
+    const unsigned blocks = grid.x * grid.y, warps = (threads + kWarp - 1) / kWarp;
+    std::deque<Barrier> of_blocks, of_warps;  // each block has its own: who returns early leaves those
+    for (unsigned i = 0; i < blocks; ++i) of_blocks.emplace_back(static_cast<int>(threads));
+    for (unsigned i = 0; i < blocks * warps; ++i) of_warps.emplace_back(kWarp);
+    Barrier between(static_cast<int>(threads));
+    std::vector<std::uint64_t> exchanged(2 * threads);
+    std::vector<std::thread> running;
+    for (unsigned i = 0; i < threads; ++i) {
+        running.emplace_back([&, i] {
+            threadIdx.x = i, blockDim.x = threads, gridDim = grid;
+            slots = exchanged.data() + i / kWarp * 2 * kWarp;
+            for (unsigned block = 0; block < blocks; ++block) {
                 blockIdx.x = block % grid.x, blockIdx.y = block / grid.x;
-                warp_barrier = warps[i / kWarp];
-                block_barrier = &whole;
-                slots = exchanged.data() + i / kWarp * 2 * kWarp;
+                warp_barrier = &of_warps[block * warps + i / kWarp];
+                block_barrier = &of_blocks[block];
+                turns = 0;
                 kernel();
                 warp_barrier->leave();
                 block_barrier->leave();
-            });
-        }
-        for (auto& thread : running) thread.join();
-        for (auto* warp : warps) delete warp;
+                between.wait();
+            }
+        });
     }
+    for (auto& thread : running) thread.join();
 }
 
 #else
