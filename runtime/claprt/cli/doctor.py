@@ -20,10 +20,7 @@ _REQUIRED = ("numpy", "tiktoken", "soundfile", "soxr", "tqdm")
 _ENGINES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13-bindings", "cuda-bindings", "pycuda")
 # What lacks an engine, onnxruntime among them, is said above that table.
 _NEEDED_FOR = {
-    name: f"{use}: {extra.install}"
-    for extra in EXTRAS
-    for name, use in extra.packages.items()
-    if name not in _ENGINES
+    name: f"{use}: {extra.install}" for extra in EXTRAS for name, use in extra.packages.items() if name not in _ENGINES
 }
 
 
