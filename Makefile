@@ -23,6 +23,8 @@ RUNTIME_BIN := $(RUNTIME_VENV)/bin
 DEMO := build/demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := install --quiet --constraint constraints.txt $(PIP_ARGS)
+# pip would compile all that it installs, on one core: half of that is tests, and models that nobody here loads.
+NOT_COMPILED := /tests?/|/transformers/models/(?!auto|clap|roberta)
 
 .PHONY: demo test test-full lint format bench readme bench-cpu gpu-check clean
 .DELETE_ON_ERROR:
@@ -76,7 +78,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@./make-venv.sh $(PYTHON) $(VENV)
 	@echo "== installing claprt with what building, testing and linting need (torch among it: minutes)"
 	@$(PIP) install --quiet 'pip>=23.1'
-	@$(PIP) $(INSTALL) --editable '.[cpu,av,export,bench,rtx,dev]'
+	@# nvcc takes as long as the packages do: both at once. pip waits for it where it builds claprt, and says why it failed.
+	@$(BIN)/python kernels/claprt_kernels/compile.py >/dev/null 2>&1 & \
+	$(PIP) $(INSTALL) --no-compile --editable '.[cpu,av,export,bench,rtx,dev]' || { wait; exit 1; }; wait
+	@$(BIN)/python -m compileall -qq -j 0 -x '$(NOT_COMPILED)' $(VENV)/lib || true
 	@touch $@
 
 # Not editable: the wheel is what users get, and it must run by itself. Without pip: nothing but claprt[cpu] is in there.

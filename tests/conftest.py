@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
+from tests.once import WORKER, made_once
 from tests.runtime.cli_helpers import Cli, Result
 
 # Workers of pytest-xdist take a core each: two with all cores' threads would wait for each other most of the time.
-_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-if _WORKER:
+if WORKER:
     _CORES = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {_CORES[int(_WORKER.removeprefix("gw")) % len(_CORES)]})
+    os.sched_setaffinity(0, {_CORES[int(WORKER.removeprefix("gw")) % len(_CORES)]})
 
 SHARED = Path(os.environ.get("CLAPRT_TEST_DATA", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -58,16 +57,27 @@ def demo_fused_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def emulated_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def emulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels' unmodified source, compiled for this CPU, once for all workers."""
+    from tests.kernels.emulated import compile_emulated
+
+    def make(directory: Path) -> None:
+        directory.mkdir()
+        compile_emulated(directory / "kernels.so")
+
+    return made_once(tmp_path_factory, "emulation", make) / "kernels.so"
+
+
+@pytest.fixture(scope="session")
+def emulated_kernels(emulation: Path) -> Path:
     """The kernels for the fake driver; and a fatbin, which launchers load first."""
     from claprt_kernels import compile as kernel_files
-    from tests.kernels.emulated import compile_emulated
 
     try:
         kernel_files.compile_fatbin()
     except kernel_files.CompileError as error:
         pytest.skip(str(error))
-    return compile_emulated(tmp_path_factory.mktemp("kernels") / "kernels.so")
+    return emulation
 
 
 @pytest.fixture
@@ -91,13 +101,10 @@ def _built(source: str, factory: pytest.TempPathFactory) -> Path:
     from claprt_export import report
     from claprt_export.build import build
 
-    # Workers share it: their directories are side by side.
-    base = factory.getbasetemp().parent if _WORKER else factory.getbasetemp()
-    path = base / f"{source}-bundle"
-    with (base / f"{source}.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.is_dir():
+    def make(directory: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
             # A quarter of the labelled sounds: they take longer than all the rest. `test_full_demo` takes all.
             patch.setattr(report, "_PER_KIND", 2)
-            build(source, path, precisions=("fp32", "fp16", "int8"))
-    return path
+            build(source, directory, precisions=("fp32", "fp16", "int8"))
+
+    return made_once(factory, f"{source}-bundle", make)

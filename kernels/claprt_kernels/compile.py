@@ -11,7 +11,8 @@ takes what its own nvcc makes. Standard library only: the build hook runs this b
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -29,6 +31,7 @@ FATBIN = DATA / "kernels.fatbin"
 STAMP = DATA / "kernels.json"  # what the fatbin was made of, or why there is none
 
 FLAGS = ("-O3", "-std=c++17")
+_RESOURCES = ("-Xptxas", "-v")  # says what each kernel takes
 _COMPRESSED = "-Xfatbin=-compress-all"  # a quarter of the size, and every driver unpacks it
 OLDEST = 75  # Turing, as the T4 is: what CUDA 13 still makes code for
 
@@ -93,7 +96,7 @@ def compile_fatbin() -> str:
     """Make the fatbin, if the one that is there was not made of the same sources by the same nvcc.
 
     Every target gets machine code; PTX of the oldest is for GPUs that this toolkit does not know. It appears whole or
-    not at all.
+    not at all. One process makes it; others wait, and find it there.
 
     Returns:
         One line about it.
@@ -106,18 +109,22 @@ def compile_fatbin() -> str:
         "sources": _sources_hash(),
         "nvcc": version(nvcc),
         "targets": targets(nvcc),
-        "flags": [*FLAGS, _COMPRESSED],
+        "flags": [*FLAGS, *_RESOURCES, _COMPRESSED],
     }
-    if FATBIN.is_file() and STAMP.is_file() and json.loads(STAMP.read_text(encoding="utf-8")) == made_of:
-        return f"{FATBIN} is up to date"
     codes = [f"-gencode=arch=compute_{target},code=sm_{target}" for target in made_of["targets"]]
     codes.append(f"-gencode=arch=compute_{OLDEST},code=compute_{OLDEST}")
+    options = (*FLAGS, *_RESOURCES, *codes, _COMPRESSED, "--threads", "0")
     DATA.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=DATA) as folder:
-        made = Path(folder) / FATBIN.name
-        run_nvcc(nvcc, *FLAGS, *codes, _COMPRESSED, "--threads", "0", "-fatbin", SOURCES / "kernels.cu", "-o", made)
-        made.replace(FATBIN)
-    STAMP.write_text(json.dumps(made_of) + "\n", encoding="utf-8")
+    with _alone():
+        if FATBIN.is_file() and STAMP.is_file():
+            stamp = json.loads(STAMP.read_text(encoding="utf-8"))
+            if {name: stamp.get(name) for name in made_of} == made_of:
+                return f"{FATBIN} is up to date"
+        with tempfile.TemporaryDirectory(dir=DATA) as folder:
+            made = Path(folder) / FATBIN.name
+            said = run_nvcc(nvcc, *options, "-fatbin", SOURCES / "kernels.cu", "-o", made)
+            made.replace(FATBIN)
+        STAMP.write_text(json.dumps({**made_of, "resources": _found_resources(said)}) + "\n", encoding="utf-8")
     return f"{FATBIN}: {FATBIN.stat().st_size} bytes, sm_{', sm_'.join(map(str, made_of['targets']))} and PTX"
 
 
@@ -155,11 +162,24 @@ def resources(nvcc: Path, target: int) -> list[dict[str, int | str]]:
     """What each kernel takes on one target, as ptxas says: registers of a thread, bytes of shared memory, of spills."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "kernels.cubin"
-        said = run_nvcc(
-            nvcc, *FLAGS, f"-arch=sm_{target}", "-Xptxas", "-v", "-cubin", SOURCES / "kernels.cu", "-o", out
-        )
+        command = (*FLAGS, *_RESOURCES, f"-arch=sm_{target}", "-cubin", SOURCES / "kernels.cu", "-o", out)
+        return _found_resources(run_nvcc(nvcc, *command))
+
+
+def all_resources() -> list[dict[str, int | str]]:
+    """`resources` on every target of this toolkit: those of the fatbin, noted when it was made.
+
+    Raises:
+        CompileError: as `compile_fatbin`.
+    """
+    compile_fatbin()
+    found: list[dict[str, int | str]] = json.loads(STAMP.read_text(encoding="utf-8"))["resources"]
+    return found
+
+
+def _found_resources(said: str) -> list[dict[str, int | str]]:
     found = re.findall(
-        r"entry function '(\w+)' for 'sm_\d+'.*?"
+        r"entry function '(\w+)' for 'sm_(\d+)'.*?"
         r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?"
         r"Used (\d+) registers.*?(\d+) bytes smem",
         said,
@@ -174,15 +194,19 @@ def resources(nvcc: Path, target: int) -> list[dict[str, int | str]]:
             "stack_bytes": int(stack),
             "spill_bytes": int(stores) + int(loads),
         }
-        for name, stack, stores, loads, registers, shared in found
+        for name, target, stack, stores, loads, registers, shared in sorted(found, key=lambda row: int(row[1]))
     ]
 
 
-def all_resources() -> list[dict[str, int | str]]:
-    """`resources` on every target of this toolkit."""
-    nvcc = find_nvcc()
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [row for rows in pool.map(lambda target: resources(nvcc, target), targets(nvcc)) for row in rows]
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """While this process works on DATA, others wait: an installation, tests, builds of wheels."""
+    directory = os.open(DATA, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 def _sources_hash() -> str:

@@ -23,8 +23,10 @@ def nvcc() -> Path:
 
 
 def test_no_kernel_spills_on_any_target(nvcc: Path) -> None:
+    """Of the fatbin itself; and where a target is compiled alone, its kernels take the same."""
     rows = kernel_files.all_resources()
     targets = kernel_files.targets(nvcc)
+    assert kernel_files.resources(nvcc, 90) == [row for row in rows if row["target"] == "sm_90"]
     assert targets[0] == 75
     assert len(targets) >= 6
     assert len(rows) == 10 * len(targets)

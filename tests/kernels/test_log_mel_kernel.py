@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.kernels.emulated import EmulatedLogMel, compile_emulated
+from tests.kernels.emulated import EmulatedLogMel
 from tests.kernels.log_mel_cases import (
     CLIP,
     LENGTHS,
@@ -51,8 +52,8 @@ def numpy_log_mel(
 
 
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedLogMel:
-    return EmulatedLogMel(compile_emulated(tmp_path_factory.mktemp("emulated") / "log_mel.so"))
+def emulated(emulation: Path) -> EmulatedLogMel:
+    return EmulatedLogMel(emulation)
 
 
 @pytest.fixture(scope="session")

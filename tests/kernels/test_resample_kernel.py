@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soxr
-from tests.kernels.emulated import EmulatedResampler, compile_emulated
+from tests.kernels.emulated import EmulatedResampler
 
 from claprt.resample import resampled_length
 from claprt_kernels import KernelSpecError, resample
@@ -17,8 +18,8 @@ RATES = [8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 88_200, 96_000, 
 
 
 @pytest.fixture(scope="module")
-def resampler(tmp_path_factory: pytest.TempPathFactory) -> EmulatedResampler:
-    return EmulatedResampler(compile_emulated(tmp_path_factory.mktemp("emulated") / "kernels.so"))
+def resampler(emulation: Path) -> EmulatedResampler:
+    return EmulatedResampler(emulation)
 
 
 def tone(rate: int, hz: float, seconds: float, phase: float = 0.3) -> np.ndarray:

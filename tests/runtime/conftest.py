@@ -1,4 +1,4 @@
-"""Fixtures of the command line's tests."""
+"""Fixtures of the command line's tests, and of the model's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+import claprt
+from claprt import Clap
 from tests.runtime.cli_helpers import RATE
 
 
@@ -21,3 +23,19 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text.wav").write_text("This is not a sound.\n" * 20)
     (folder / "empty.wav").write_bytes(b"")
     return folder
+
+
+@pytest.fixture(scope="module")
+def clap(demo_bundle: Path) -> Clap:
+    return claprt.load(demo_bundle)
+
+
+@pytest.fixture(scope="module")
+def fused(demo_fused_bundle: Path) -> Clap:
+    return claprt.load(demo_fused_bundle)
+
+
+@pytest.fixture(scope="module", params=["unfused", "fused"])
+def either(request: pytest.FixtureRequest) -> Clap:
+    model: Clap = request.getfixturevalue({"unfused": "clap", "fused": "fused"}[request.param])
+    return model

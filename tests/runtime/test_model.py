@@ -1,14 +1,11 @@
-"""The public face: what `claprt.load` returns computes what transformers computes, and refuses what it cannot."""
+"""The public face: what `claprt.load` takes, and the vectors of sounds in every form, order, length and state."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import io
 import json
 import logging
-import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,7 @@ import soundfile
 from numpy.typing import NDArray
 
 import claprt
-from claprt import Clap, Embeddings
-from claprt.audio_io import open_audio
+from claprt import Clap
 from claprt.engines import BACKENDS, backend_status
 from claprt.errors import (
     AudioError,
@@ -28,74 +24,10 @@ from claprt.errors import (
     BackendError,
     BundleError,
     ClaprtError,
-    ClaprtWarning,
     OptionError,
-    SpaceMismatchError,
-    TextError,
 )
 from claprt.manifest import compute_space_id
-from claprt.model import DEFAULT_TEMPLATE
-from claprt.resample import resample_blocks
-
-RATE = 48_000
-LONG_TEXT = " ".join(f"word{number}" for number in range(10_000))
-TEXTS = ["a dog barking", "rain", "This is a sound of a church bell, far away.", "naïve 🎺 你好", "7"]
-
-Wave = NDArray[np.float32]
-
-
-@pytest.fixture(scope="module")
-def clap(demo_bundle: Path) -> Clap:
-    return claprt.load(demo_bundle)
-
-
-@pytest.fixture(scope="module")
-def fused(demo_fused_bundle: Path) -> Clap:
-    return claprt.load(demo_fused_bundle)
-
-
-@pytest.fixture(scope="module", params=["unfused", "fused"])
-def either(request: pytest.FixtureRequest) -> Clap:
-    model: Clap = request.getfixturevalue({"unfused": "clap", "fused": "fused"}[request.param])
-    return model
-
-
-@pytest.fixture(scope="module")
-def checkpoint(either: Clap) -> Any:
-    """The real transformers model of the same bundle."""
-    from claprt_export.checkpoint import load_checkpoint
-
-    return load_checkpoint("demo-fused" if either.manifest.audio.fusion else "demo")
-
-
-@pytest.fixture(scope="module")
-def recordings(shared_audio: Path) -> list[Wave]:
-    """The beginnings of real recordings, of different lengths up to 10 s, at 48 kHz."""
-    waves = []
-    for path, seconds in zip(sorted(shared_audio.glob("*.ogg")), (10.0, 7.3, 3.1, 9.999, 0.8), strict=False):
-        with open_audio(path) as source:
-            whole = np.concatenate(list(resample_blocks(source.blocks(), source.sampling_rate, RATE)))
-        waves.append(whole[: round(seconds * RATE)])
-    assert len(waves) >= 3
-    return waves
-
-
-def noise(seconds: float, seed: int = 0) -> Wave:
-    """Noise and a rising tone, so that no two parts of it are alike."""
-    time = np.arange(round(seconds * RATE)) / RATE
-    wave = 0.05 * np.random.default_rng(seed).standard_normal(time.size)
-    return (wave + 0.3 * np.sin(2 * np.pi * (200 + 300 * seed + 150 * time) * time)).astype(np.float32)
-
-
-def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    return float(a.astype(np.float64) @ b.astype(np.float64))
-
-
-def assert_unit(vectors: NDArray[np.float32], count: int, model: Clap) -> None:
-    assert vectors.shape == (count, model.embedding_dim)
-    assert vectors.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(vectors.astype(np.float64), axis=1), 1.0, atol=1e-6)
-
+from tests.runtime.model_helpers import RATE, TEXTS, assert_unit, cosine, noise, with_manifest
 
 # load
 
@@ -169,14 +101,6 @@ def test_threads_do_not_change_vectors_visibly(clap: Clap, demo_bundle: Path, th
     other = claprt.load(demo_bundle, threads=threads)
     np.testing.assert_allclose(other.embed_text(TEXTS), clap.embed_text(TEXTS), atol=1e-6)
     np.testing.assert_allclose(other.embed_audio(noise(1)), clap.embed_audio(noise(1)), atol=1e-6)
-
-
-def with_manifest(bundle: Path, folder: Path, change: Callable[[Any], None]) -> Path:
-    copied = shutil.copytree(bundle, folder / "changed")
-    document = json.loads((copied / "manifest.json").read_text(encoding="utf-8"))
-    change(document)
-    (copied / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
-    return copied
 
 
 def only_fp32(document: Any) -> None:
@@ -389,223 +313,6 @@ def test_sounds_are_taken_one_by_one(clap: Clap) -> None:
 
     clap.embed_many(sounds(), on_progress=done.append)
     assert taken == [0, 1, 2]
-
-
-# Texts
-
-
-def test_text_vectors_are_unit_rows_in_order(either: Clap) -> None:
-    vectors = either.embed_text(TEXTS)
-    assert_unit(vectors, len(TEXTS), either)
-    for text, vector in zip(TEXTS, vectors, strict=True):
-        np.testing.assert_allclose(either.embed_text([text])[0], vector, atol=1e-6)
-    np.testing.assert_allclose(either.embed_text(tuple(TEXTS[::-1])), vectors[::-1], atol=1e-6)
-
-
-def test_no_texts_give_no_vectors(clap: Clap) -> None:
-    vectors = clap.embed_text([])
-    assert vectors.shape == (0, clap.embedding_dim)
-    assert vectors.dtype == np.float32
-
-
-def test_a_text_does_not_depend_on_its_neighbours(clap: Clap) -> None:
-    """Neither on their length (padding) nor on their number (several runs)."""
-    alone = clap.embed_text(["a dog barking"])[0]
-    for neighbours in (["x"], ["long " * 60], [f"text {n}" for n in range(70)]):
-        np.testing.assert_allclose(clap.embed_text(["a dog barking", *neighbours])[0], alone, atol=1e-6)
-        np.testing.assert_allclose(clap.embed_text([*neighbours, "a dog barking"])[-1], alone, atol=1e-6)
-
-
-def test_many_texts_come_back_in_their_order(clap: Clap) -> None:
-    """They are sorted by length for the runs: each must find its way back."""
-    texts = [f"{'very ' * (n * 7 % 5)}loud sound number {n}" for n in range(100)]
-    one_by_one = np.concatenate([clap.embed_text([text]) for text in texts])
-    np.testing.assert_allclose(clap.embed_text(texts), one_by_one, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "texts",
-    [[""], ["fine", " \t\n"], [1], [None], [b"dog"], ["dog \udce9"], "dog", "", b"dog", b"", [["dog"]]],
-    ids=repr,
-)
-def test_unusable_texts(clap: Clap, texts: Any) -> None:
-    with pytest.raises(TextError) as caught:
-        clap.embed_text(texts)
-    assert "\n" not in str(caught.value)
-
-
-def test_texts_equal_transformers(either: Clap, checkpoint: Any) -> None:
-    from claprt_export.parity import reference_texts
-
-    np.testing.assert_allclose(either.embed_text(TEXTS), reference_texts(checkpoint, TEXTS), atol=1e-5)
-
-
-def test_ten_thousand_words_are_truncated_as_transformers_does_and_it_is_said(either: Clap, checkpoint: Any) -> None:
-    from claprt_export.parity import reference_texts
-
-    limit = either.manifest.text.max_tokens
-    with pytest.warns(ClaprtWarning, match=rf"text 1 \('word0 .*more than {limit} tokens") as caught:
-        vectors = either.embed_text(["short", LONG_TEXT, "short again"])
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
-    np.testing.assert_allclose(vectors[1], reference_texts(checkpoint, [LONG_TEXT])[0], atol=1e-5)
-
-
-# Similarity
-
-
-def test_similarity_equals_transformers(either: Clap, checkpoint: Any, recordings: list[Wave]) -> None:
-    """`logits_per_audio` and its softmax, from waveforms and texts to the end, with nothing shared on the way."""
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    features = [
-        checkpoint.feature_extractor(wave, sampling_rate=RATE, return_tensors="np")["input_features"][0]
-        for wave in recordings
-    ]
-    tokens = checkpoint.tokenizer(TEXTS, padding=True, return_tensors="pt")
-    with torch.inference_mode():
-        output = checkpoint.model(
-            input_features=torch.from_numpy(np.stack(features).astype(np.float32)),
-            is_longer=torch.zeros((len(recordings), 1), dtype=torch.bool),
-            input_ids=tokens["input_ids"],
-            attention_mask=tokens["attention_mask"],
-        )
-    expected = output.logits_per_audio
-    similarity = either.similarity(either.embed_audio(recordings), either.embed_text(TEXTS))
-    assert similarity.logits.dtype == similarity.probabilities.dtype == np.float32
-    assert float(expected.std()) > 0.05  # the pairs differ, else this would prove nothing
-    np.testing.assert_allclose(similarity.logits, expected.numpy(), atol=1e-4)
-    np.testing.assert_allclose(similarity.probabilities, expected.softmax(dim=1).numpy(), atol=1e-4)
-
-
-def test_similarity_takes_embeddings_too(clap: Clap) -> None:
-    audio, texts = clap.embed_audio([noise(0.2)]), clap.embed_text(TEXTS)
-    named = clap.similarity(Embeddings(["a"], audio, clap.space_id), Embeddings(TEXTS, texts, clap.space_id))
-    plain = clap.similarity(audio, texts)
-    np.testing.assert_array_equal(named.logits, plain.logits)
-    np.testing.assert_allclose(plain.probabilities.sum(axis=1), 1.0, atol=1e-6)
-
-
-def test_similarity_of_nothing(clap: Clap) -> None:
-    some, none = clap.embed_text(TEXTS), np.empty((0, clap.embedding_dim), np.float32)
-    for audio, texts in ((none, some), (some, none), (none, none)):
-        result = clap.similarity(audio, texts)
-        assert result.logits.shape == result.probabilities.shape == (len(audio), len(texts))
-
-
-def test_huge_scale_does_not_overflow(clap: Clap) -> None:
-    """Softmax of large logits; vectors need not have unit length here."""
-    vectors = clap.embed_text(TEXTS) * np.float32(100.0)
-    result = clap.similarity(vectors, vectors)
-    assert np.isfinite(result.probabilities).all()
-
-
-@pytest.mark.parametrize("shape", [(), (3,), (1, 3), (2, 1, 3), "one too many"])
-@pytest.mark.parametrize("side", ["audio", "texts"])
-def test_vectors_of_another_shape(clap: Clap, shape: Any, side: str) -> None:
-    wrong = np.zeros((1, clap.embedding_dim + 1) if isinstance(shape, str) else shape, np.float32)
-    right = np.zeros((1, clap.embedding_dim), np.float32)
-    with pytest.raises(SpaceMismatchError, match=side):
-        clap.similarity(*((wrong, right) if side == "audio" else (right, wrong)))
-
-
-def test_vectors_of_another_space(clap: Clap, fused: Clap) -> None:
-    """Same length, other model: the numbers would mean nothing."""
-    assert clap.space_id != fused.space_id
-    texts = fused.embed_labels(["dog"])
-    with pytest.raises(SpaceMismatchError) as caught:
-        clap.similarity(clap.embed_audio(noise(0.1)), texts)
-    assert clap.space_id in str(caught.value)
-    assert fused.space_id in str(caught.value)
-    with pytest.raises(SpaceMismatchError):
-        clap.classify(noise(0.1), texts)
-    with pytest.raises(SpaceMismatchError):
-        clap.rank(Embeddings(["a"], fused.embed_audio(noise(0.1)), fused.space_id), clap.embed_labels(["dog"]))
-
-
-# Classification
-
-
-def test_classify_is_similarity_sorted(either: Clap) -> None:
-    labels = ["dog", "rain", "church bell", "siren"]
-    waves = [noise(0.5, 1), noise(0.5, 2)]
-    results = either.classify(waves, labels)
-    expected = either.similarity(
-        either.embed_audio(waves), either.embed_text([DEFAULT_TEMPLATE.replace("{}", label) for label in labels])
-    )
-    for row, predictions in enumerate(results):
-        assert sorted(prediction.label for prediction in predictions) == sorted(labels)
-        probabilities = [prediction.probability for prediction in predictions]
-        assert probabilities == sorted(probabilities, reverse=True)
-        assert sum(probabilities) == pytest.approx(1.0, abs=1e-6)
-        for prediction in predictions:
-            column = labels.index(prediction.label)
-            assert prediction.probability == pytest.approx(expected.probabilities[row, column], abs=1e-5)
-            cosine_found = expected.logits[row, column] / either.manifest.model.logit_scale
-            assert prediction.cosine == pytest.approx(cosine_found, abs=1e-6)
-            assert type(prediction.probability) is type(prediction.cosine) is float
-
-
-def test_classify_one_sound_or_several(clap: Clap) -> None:
-    one = clap.classify(noise(0.5), ["dog", "rain"])
-    assert clap.classify([noise(0.5)], ["dog", "rain"]) == [one]
-    assert clap.classify((noise(0.5),), ["dog", "rain"]) == [one]
-    assert clap.classify([], ["dog", "rain"]) == []
-    assert clap.classify(noise(0.5), ["dog"])[0].probability == 1.0
-
-
-def test_classify_with_labels_embedded_before(clap: Clap) -> None:
-    labels = ["dog", "rain"]
-    assert clap.classify(noise(0.5), clap.embed_labels(labels)) == clap.classify(noise(0.5), labels)
-
-
-def test_several_templates_are_averaged(clap: Clap) -> None:
-    """By hand: the mean of each label's unit vectors over the templates, scaled to unit length."""
-    labels, templates = ["dog", "rain", "bell"], ["{}", "This is a sound of {}.", "{} in the distance"]
-    rows = []
-    for label in labels:
-        mean = np.mean([clap.embed_text([t.replace("{}", label)])[0].astype(np.float64) for t in templates], axis=0)
-        rows.append(mean / np.linalg.norm(mean))
-    found = clap.embed_labels(labels, templates)
-    assert list(found.names) == labels
-    assert found.space_id == clap.space_id
-    np.testing.assert_allclose(found.vectors, np.array(rows), atol=1e-6)
-    assert_unit(found.vectors, 3, clap)
-
-
-def test_a_template_is_text_and_is_never_evaluated(clap: Clap) -> None:
-    """Only `{}` is replaced: format strings could read attributes."""
-    for template in ("{0.__class__} {}", "{label!r} {}", "{{}", "{}}", "%s {} %(x)s", "{}{0}", "${x}{}"):
-        found = clap.embed_labels(["dog"], template).vectors
-        np.testing.assert_allclose(found, clap.embed_text([template.replace("{}", "dog")]), atol=1e-6)
-    for label in ("{}", "{0.__class__}", "{} {}", "%s"):
-        found = clap.embed_labels([label], "a {} b").vectors
-        np.testing.assert_allclose(found, clap.embed_text([f"a {label} b"]), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "template", ["", "dog", "{} and {}", "{0}", "{0.__class__}", [], ["{}", "none"], [1], b"{}", ["{}", None]], ids=repr
-)
-def test_bad_templates(clap: Clap, template: Any) -> None:
-    with pytest.raises(OptionError, match="template"):
-        clap.embed_labels(["dog"], template)
-
-
-@pytest.mark.parametrize("labels", [[], "dog", [""], ["dog", " "], [1], ["\udce9"]], ids=repr)
-def test_bad_labels(clap: Clap, labels: Any) -> None:
-    with pytest.raises(TextError):
-        clap.classify(noise(0.1), labels)
-
-
-def test_a_label_given_twice(clap: Clap) -> None:
-    with pytest.raises(OptionError, match="given twice: 'rain'"):
-        clap.classify(noise(0.1), ["dog", "rain", "bell", "rain"])
-
-
-def test_arguments_are_left_alone(clap: Clap) -> None:
-    labels, templates = ["b", "a"], ["{}", "x {}"]
-    before = copy.deepcopy((labels, templates))
-    clap.classify([noise(0.1)], labels, templates)
-    assert (labels, templates) == before
 
 
 # Threads

@@ -272,12 +272,6 @@ def test_callers_at_the_same_time_share_the_lanes() -> None:
 # The real engine
 
 
-@pytest.fixture(scope="module", params=["demo_bundle", "demo_fused_bundle"])
-def bundle(request: pytest.FixtureRequest) -> Path:
-    path: Path = request.getfixturevalue(request.param)
-    return path
-
-
 def waves() -> list[Wave]:
     """Noise, silence, a click, a tone, full and short: 8 sounds, 11 windows."""
     tone = np.sin(np.arange(11 * RATE) * 0.05).astype(np.float32)
@@ -287,8 +281,13 @@ def waves() -> list[Wave]:
     return [*sounds, tone, np.zeros(9, np.float32), click, noise(17 * RATE, seed=5), tone[:RATE] * np.float32(1e-4)]
 
 
-@pytest.mark.parametrize("recipe", ["windows", None])
-def test_not_a_bit_depends_on_the_number_of_threads_or_on_the_lanes(bundle: Path, recipe: str | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "recipe"), [("demo_bundle", "windows"), ("demo_fused_bundle", "windows"), ("demo_fused_bundle", "fusion")]
+)
+def test_not_a_bit_depends_on_the_number_of_threads_or_on_the_lanes(
+    request: pytest.FixtureRequest, name: str, recipe: str
+) -> None:
+    bundle: Path = request.getfixturevalue(name)
     for precision in claprt.load(bundle).manifest.precisions:
         alone = claprt.load(bundle, precision=precision, threads=1)
         expected = np.concatenate([alone.embed_audio(wave, recipe=recipe) for wave in waves()])

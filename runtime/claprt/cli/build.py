@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from claprt.cli.output import EXIT_PARTIAL, print_json, print_table
-from claprt.errors import MissingExtraError
-
-_NEEDS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+from claprt.extras import EXPORT
 
 
 def run_build(args: argparse.Namespace) -> int:
@@ -69,11 +66,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def _export_module(name: str) -> Any:
-    missing = [package for package in _NEEDS if importlib.util.find_spec(package) is None]
-    if missing:
-        raise MissingExtraError(
-            f"claprt {name} needs packages that are not installed: {', '.join(missing)}; pip install 'claprt[export]'"
-        )
+    EXPORT.require(f"claprt {name}")
     return importlib.import_module(f"claprt_export.{name}")
 
 

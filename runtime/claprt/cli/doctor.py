@@ -13,21 +13,14 @@ from claprt.cli.output import print_json, print_table
 from claprt.engines import BACKENDS, BackendStatus, backend_status
 from claprt.engines.ort import default_threads
 from claprt.errors import BackendError
+from claprt.extras import EXTRAS
 from claprt.gpu import Gpu, find_gpu
 
 _REQUIRED = ("numpy", "tiktoken", "soundfile", "soxr", "tqdm")
-_OPTIONAL = {
-    "onnxruntime": "",
-    "onnxruntime-gpu": "",
-    "tensorrt": "",
-    "tensorrt-rtx-cu13-bindings": "",
-    "cuda-bindings": "",
-    "pycuda": "",
-    "av": "sounds in MP4, WebM and other containers: pip install 'claprt[av]'",
-    "torch": "claprt build: pip install 'claprt[export]'",
-    "transformers": "claprt build: pip install 'claprt[export]'",
-    "onnx": "claprt build: pip install 'claprt[export]'",
-    "onnxscript": "claprt build: pip install 'claprt[export]'",
+_ENGINES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13-bindings", "cuda-bindings", "pycuda")
+# What lacks an engine, onnxruntime among them, is said above that table.
+_NEEDED_FOR = {
+    name: f"{use}: {extra.install}" for extra in EXTRAS for name, use in extra.packages.items() if name not in _ENGINES
 }
 
 
@@ -38,7 +31,7 @@ def run_doctor(args: argparse.Namespace) -> int:
     gpu, no_gpu = _gpu(args.device)
     backends = [backend_status(name, args.device) for name in BACKENDS]
     kernel = why_unavailable(args.device)
-    packages = {name: _version(name) for name in (*_REQUIRED, *_OPTIONAL)}
+    packages = {name: _version(name) for name in (*_REQUIRED, *_ENGINES, *_NEEDED_FOR)}
     system = {
         "claprt": __version__,
         "python": platform.python_version(),
@@ -72,7 +65,7 @@ def run_doctor(args: argparse.Namespace) -> int:
     lacking = "a GPU, see above" if kernel is not None and gpu is None else kernel
     _print_state("log-Mel kernel", kernel is None, [lacking or "ready"])
     print()
-    rows = [[name, version or "-", "" if version else _OPTIONAL.get(name, "")] for name, version in packages.items()]
+    rows = [[name, version or "-", "" if version else _NEEDED_FOR.get(name, "")] for name, version in packages.items()]
     print_table(["package", "version", "needed for"], rows)
     return _code(backends)
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from claprt.cli.lists import names, steps
-from claprt.cli.output import print_json, print_table
-from claprt.engines.tensorrt.build import BuildOptions
+from claprt.cli.output import (
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    EXIT_TERMINATED,
+    print_json,
+    print_table,
+    report_error,
+)
+from claprt.engines.tensorrt.build import BuildOptions, still_building
+from claprt.engines.tensorrt.cache import EngineRecord
 
 
 def run_engine(args: argparse.Namespace) -> int:
@@ -19,25 +30,44 @@ def run_engine(args: argparse.Namespace) -> int:
     engines = importlib.import_module("claprt_export.engines")
     if args.verify:
         return _report(args, engines.verify_engines(args.bundle, recordings=args.audio, device=args.device))
-    results = engines.build_engines(
-        args.bundle,
-        rtx=args.rtx,
-        precisions=names(args.precision),
-        towers=names(args.tower),
-        batches=steps(args.batch, "--batch"),
-        tokens=steps(args.tokens, "--tokens"),
-        options=BuildOptions(
-            workspace_mib=args.workspace,
-            optimization_level=args.optimization_level,
-            hardware_compatible=args.hardware_compatible,
-            version_compatible=args.version_compatible,
-            compute_capabilities=names(args.compute_capability) if args.compute_capability else (),
-        ),
-        recordings=args.audio,
-        device=args.device,
-        force=args.force,
-    )
+    with _ended_by_a_second_interrupt():
+        results = engines.build_engines(
+            args.bundle,
+            rtx=args.rtx,
+            precisions=names(args.precision),
+            towers=names(args.tower),
+            batches=steps(args.batch, "--batch"),
+            tokens=steps(args.tokens, "--tokens"),
+            options=BuildOptions(
+                workspace_mib=args.workspace,
+                optimization_level=args.optimization_level,
+                hardware_compatible=args.hardware_compatible,
+                version_compatible=args.version_compatible,
+                compute_capabilities=names(args.compute_capability) if args.compute_capability else (),
+            ),
+            recordings=args.audio,
+            device=args.device,
+            force=args.force,
+        )
     return _report(args, results)
+
+
+@contextlib.contextmanager
+def _ended_by_a_second_interrupt() -> Iterator[None]:
+    """End the process where the library still works on a build that was interrupted again.
+
+    By then all of ours is undone: nothing half-written is there, and the lock is given back.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not still_building():
+            raise
+        interrupted = isinstance(stop, KeyboardInterrupt)
+        if interrupted:
+            report_error("interrupted")
+        sys.stderr.flush()
+        os._exit(EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED)
 
 
 def _report(args: argparse.Namespace, results: Sequence[Any]) -> int:
@@ -63,10 +93,11 @@ def _report(args: argparse.Namespace, results: Sequence[Any]) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
+    """Exit code 1 where an engine is damaged: each is a line on stderr."""
     from claprt.bundle import open_bundle
-    from claprt.engines.tensorrt.cache import records
+    from claprt.engines.tensorrt.survey import survey
 
-    found = list(records(open_bundle(args.bundle)))
+    found, damaged = survey(open_bundle(args.bundle))
     if args.json:
         engines: list[dict[str, Any]] = [
             {
@@ -78,11 +109,18 @@ def _list(args: argparse.Namespace) -> int:
             }
             for record in found
         ]
-        print_json({"bundle": str(args.bundle), "engines": engines})
-        return 0
-    if not found:
+        spoilt = [{"directory": one.folder, "reason": one.reason} for one in damaged]
+        print_json({"bundle": str(args.bundle), "engines": engines, "damaged": spoilt})
+    elif found:
+        _print_engines(found)
+    elif not damaged:
         print(f"{args.bundle} has no engines; claprt engine {args.bundle} builds them")
-        return 0
+    for one in damaged:
+        report_error(one.reason)
+    return EXIT_PARTIAL if damaged else 0
+
+
+def _print_engines(found: Sequence[EngineRecord]) -> None:
     rows = [
         [
             record.key.variant,
@@ -95,4 +133,3 @@ def _list(args: argparse.Namespace) -> int:
         for record in found
     ]
     print_table(["variant", "tower", "library", "size", "for", "verified on"], rows, right=(3,))
-    return 0

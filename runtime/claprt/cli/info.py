@@ -7,7 +7,7 @@ import json
 
 from claprt.bundle import open_bundle
 from claprt.cli.output import print_json
-from claprt.engines.tensorrt.cache import records
+from claprt.engines.tensorrt.survey import survey
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -42,9 +42,10 @@ def run_info(args: argparse.Namespace) -> int:
         ("texts", f"up to {text.max_tokens} tokens, vocabulary of {text.vocab_size}"),
         ("files", f"{len(entries)} with the right hashes, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB"),
     ]
-    engines = len(list(records(bundle)))
-    if engines:
-        rows.append(("engines", f"{engines} for TensorRT; claprt engine {bundle.path} --list shows them"))
+    engines, damaged = survey(bundle)
+    if engines or damaged:
+        some = f", and {len(damaged)} that cannot be used" if damaged else ""
+        rows.append(("engines", f"{len(engines)} for TensorRT{some}; claprt engine {bundle.path} --list shows them"))
     for precision, result in manifest.verification.items():
         figures = result if isinstance(result, dict) else {"inputs": result}
         rows.append((f"verified {precision}", str(figures.get("inputs", ""))))

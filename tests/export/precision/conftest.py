@@ -1,16 +1,16 @@
-"""Tiny towers, exported once."""
+"""Tiny towers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 import torch
 
-from claprt_export import graph
 from claprt_export.checkpoint import Checkpoint, load_checkpoint
-from claprt_export.random_checkpoint import save_random_checkpoint
+from claprt_export.towers import AudioTower, TextTower
 from tests.export.precision.helpers import TOWERS, Subject, assert_spread, batches_of
 
 GetSubject = Callable[[str], Subject]
@@ -26,28 +26,23 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Checkpoint]:
+def tiny(exported_files: Callable[[str, bool], Path]) -> Callable[[bool], Checkpoint]:
     """`tiny(fusion)`: a random checkpoint."""
-
-    @lru_cache
-    def make(fusion: bool) -> Checkpoint:
-        folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-        return load_checkpoint(str(save_random_checkpoint(folder, "tiny", fusion)))
-
-    return make
+    return lru_cache(lambda fusion: load_checkpoint(str(exported_files("tiny", fusion) / "checkpoint")))
 
 
 @pytest.fixture(scope="session")
-def subject(tiny: Callable[[bool], Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> GetSubject:
+def subject(tiny: Callable[[bool], Checkpoint], exported_files: Callable[[str, bool], Path]) -> GetSubject:
     """`subject(name)`: one of `TOWERS`, read only."""
 
     @lru_cache
     def make(name: str) -> Subject:
         assert name in TOWERS
         checkpoint = tiny(name == "fused")
-        path = tmp_path_factory.mktemp(name) / f"{name}.fp32.onnx"
-        export = graph.export_text_tower if name == "text" else graph.export_audio_tower
-        result = Subject(name, checkpoint, export(checkpoint, path), path, batches_of(name, checkpoint))
+        text = name == "text"
+        tower = TextTower(checkpoint.model) if text else AudioTower(checkpoint.model, checkpoint.log_mel.frames)
+        path = exported_files("tiny", checkpoint.fusion) / ("text.fp32.onnx" if text else "audio.fp32.onnx")
+        result = Subject(name, checkpoint, tower.eval(), path, batches_of(name, checkpoint))
         assert_spread(result.vectors)
         return result
 

@@ -262,7 +262,7 @@ def test_a_bound_that_nothing_holds(
 
 
 def test_a_build_that_cannot_hold_a_bound_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = save_random_checkpoint(tmp_path / "checkpoint", "tiny")
+    source = save_random_checkpoint(tmp_path / "checkpoint", "tiny", depths=(2,), num_attention_heads=(1,))
     monkeypatch.setitem(comparison.BOUNDS, "fp16", Bound(1.5, 0.9999))
     monkeypatch.setattr(build_module, "_JUDGED", 2)
     with pytest.raises(ExportError, match="fp16 cannot hold its bound: audio tower"):

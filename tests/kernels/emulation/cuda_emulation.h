@@ -12,20 +12,23 @@
 #include <immintrin.h>
 
 #include <atomic>
+#include <climits>
 #include <cmath>
-#include <condition_variable>
 #include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
-#include <mutex>
 #include <thread>
 #include <vector>
 
+#include <linux/futex.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #define __global__
 #define __host__
@@ -44,7 +47,7 @@ struct float2 {
 inline float2 make_float2(float x, float y) { return {x, y}; }
 
 struct dim3 {
-    dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
     unsigned x, y, z;
 };
 
@@ -86,35 +89,33 @@ constexpr int kWarp = 32;
 
 #ifdef CLAPRT_THREADS
 
+// Orders what barriers order and nothing more: with a mutex in it, who wakes up late would be ordered after all that the
+// others have done since, and ThreadSanitizer would not see a race there.
 class Barrier {
   public:
-    explicit Barrier(int count) : count_(count) {}
+    explicit Barrier(int count) : state_(count * kOne) {}
     void wait() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        const unsigned phase = phase_;
-        if (++arrived_ == count_) {
-            arrived_ = 0;
-            ++phase_;
-            all_.notify_all();
-        } else {
-            all_.wait(lock, [&] { return phase_ != phase; });
-        }
+        const int phase = phase_.load(std::memory_order_relaxed);  // it changes only after this thread has arrived
+        if (completed(state_.fetch_add(1) + 1)) return;
+        while (phase_.load(std::memory_order_acquire) == phase)
+            syscall(SYS_futex, &phase_, FUTEX_WAIT_PRIVATE, phase, nullptr, nullptr, 0);
     }
-    void leave() {  // a thread that has returned is waited for no longer
-        std::unique_lock<std::mutex> lock(mutex_);
-        --count_;
-        if (count_ > 0 && arrived_ == count_) {
-            arrived_ = 0;
-            ++phase_;
-            all_.notify_all();
-        }
-    }
+    void leave() { completed(state_.fetch_sub(kOne) - kOne); }  // a thread that has returned is waited for no longer
 
   private:
-    std::mutex mutex_;
-    std::condition_variable all_;
-    int count_, arrived_ = 0;
-    unsigned phase_ = 0;
+    static constexpr std::int64_t kOne = std::int64_t{1} << 32;
+
+    bool completed(std::int64_t state) {  // if so, all others wait, or have left
+        const std::int64_t count = state / kOne, arrived = state % kOne;
+        if (count == 0 || arrived != count) return false;
+        state_.fetch_sub(arrived);
+        phase_.fetch_add(1, std::memory_order_release);
+        syscall(SYS_futex, &phase_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+        return true;
+    }
+
+    std::atomic<std::int64_t> state_;  // how many threads there are, and how many of them have arrived
+    std::atomic<int> phase_{0};
 };
 
 inline thread_local Barrier* warp_barrier;
@@ -126,27 +127,31 @@ inline void sync_warp() { warp_barrier->wait(); }
 inline void sync_block() { block_barrier->wait(); }
 
 inline void launch(dim3 grid, unsigned threads, const std::function<void()>& kernel) {
-    for (unsigned block = 0; block < grid.x * grid.y; ++block) {
-        Barrier whole(static_cast<int>(threads));
-        std::vector<Barrier*> warps;
-        std::vector<std::uint64_t> exchanged(2 * threads);
-        for (unsigned first = 0; first < threads; first += kWarp) warps.push_back(new Barrier(kWarp));
-        std::vector<std::thread> running;
-        for (unsigned i = 0; i < threads; ++i) {
-            running.emplace_back([&, i] {
-                threadIdx.x = i, blockDim.x = threads, gridDim = grid;
+    // The threads are those of all blocks, one after the other: starting one costs a sanitizer more than its work here.
+    const unsigned blocks = grid.x * grid.y, warps = (threads + kWarp - 1) / kWarp;
+    std::deque<Barrier> of_blocks, of_warps;  // each block has its own: who returns early leaves those
+    for (unsigned i = 0; i < blocks; ++i) of_blocks.emplace_back(static_cast<int>(threads));
+    for (unsigned i = 0; i < blocks * warps; ++i) of_warps.emplace_back(kWarp);
+    Barrier between(static_cast<int>(threads));
+    std::vector<std::uint64_t> exchanged(2 * threads);
+    std::vector<std::thread> running;
+    for (unsigned i = 0; i < threads; ++i) {
+        running.emplace_back([&, i] {
+            threadIdx.x = i, blockDim.x = threads, gridDim = grid;
+            slots = exchanged.data() + i / kWarp * 2 * kWarp;
+            for (unsigned block = 0; block < blocks; ++block) {
                 blockIdx.x = block % grid.x, blockIdx.y = block / grid.x;
-                warp_barrier = warps[i / kWarp];
-                block_barrier = &whole;
-                slots = exchanged.data() + i / kWarp * 2 * kWarp;
+                warp_barrier = &of_warps[block * warps + i / kWarp];
+                block_barrier = &of_blocks[block];
+                turns = 0;
                 kernel();
                 warp_barrier->leave();
                 block_barrier->leave();
-            });
-        }
-        for (auto& thread : running) thread.join();
-        for (auto* warp : warps) delete warp;
+                between.wait();
+            }
+        });
     }
+    for (auto& thread : running) thread.join();
 }
 
 #else
@@ -162,7 +167,7 @@ struct Fiber {
 
 constexpr std::size_t kStack = 1 << 17;
 
-inline thread_local std::vector<Fiber> fibers;
+inline thread_local Fiber* fibers;  // of the block that runs
 inline thread_local jmp_buf scheduler;
 inline thread_local std::uint64_t slots_of_block[2 * 1024], *slots;  // 2 for each thread; those of the current warp
 inline thread_local int* turn;
@@ -220,7 +225,9 @@ inline bool all_at(unsigned first, unsigned last, State state) {
 inline void launch(dim3 grid, unsigned threads, const std::function<void()>& kernel) {
     if (threads % kWarp != 0 || threads > 1024) fail("a block must be whole warps, of at most 1024 threads");
     job = &kernel;
-    if (fibers.size() < threads) fibers = std::vector<Fiber>(threads);
+    static thread_local std::vector<Fiber> of_thread;
+    if (of_thread.size() < threads) of_thread = std::vector<Fiber>(threads);
+    fibers = of_thread.data();
     for (unsigned i = 0; i < threads; ++i)
         if (fibers[i].stack == nullptr) resume(i);  // as far as its first wait
     gridDim = grid, blockDim.x = threads;

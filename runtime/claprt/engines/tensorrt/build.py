@@ -24,6 +24,7 @@ from claprt.progress import Progress
 _MIB = 1 << 20
 # What it says of every text tower: the runtime does give it int64.
 _HARMLESS = re.compile("Make sure input (input_ids|attention_mask) has Int64 binding")
+_working: set[threading.Event] = set()  # one for each build that has begun and not ended
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def build_plan(
     Raises:
         OptionError: as `check_options`.
         BackendError: the library refuses the graph or cannot build it, with its own reasons and the nodes' names.
-        KeyboardInterrupt: the build was interrupted; it ends at the next step of the library.
+        KeyboardInterrupt: the build was interrupted, and has ended at the next step of the library. Interrupted again
+            meanwhile, this does not wait for that: see `still_building`.
     """
     check_options(library, options)
     with current():
@@ -158,15 +160,27 @@ def _built(
     for profile in profiles:
         _add_profile(builder, config, profile, network, library)
     with Progress(title, total=0) as bar:
-        plan = _build(builder, network, config, library, bar, current)
+        plan = _build(builder, network, config, library, bar, current, kept=(parser, heard))
     if plan is None:
-        raise BackendError(f"{library.title} cannot build the graph: {graph}: {heard.reasons}")
+        raise BackendError(
+            f"{library.title} cannot build the graph: {graph}: {heard.reasons}; ask for another precision or smaller "
+            "batches, build for other GPUs, or run the graph on ONNX Runtime"
+        )
     cache = None if library.rtx else config.get_timing_cache()
     return BuiltPlan(
         bytes(plan),
         tuple(text for text in heard.warnings if not _HARMLESS.search(text)),
         b"" if cache is None else bytes(cache.serialize()),
     )
+
+
+def still_building() -> bool:
+    """Whether the library still works on a build that was interrupted twice.
+
+    Nothing of ours waits for it, and its result is thrown away. A program that ends now, as Python programs end, waits
+    for it, as the library's threads must not outlive the interpreter: `os._exit` does not wait.
+    """
+    return bool(_working)
 
 
 def _parser_error(error: Any) -> str:
@@ -214,27 +228,31 @@ def _build(
     library: Library,
     bar: Progress,
     current: Callable[[], AbstractContextManager[None]],
+    kept: object,
 ) -> Any:
     """The serialized engine, or None.
 
     The builder works in a thread of its own: this one can then be interrupted, which the builder is told at its next
-    step. An exception must never pass through the library's C++.
+    step. An exception must never pass through the library's C++. `kept` is what must live for as long as it works: the
+    parser has the graph's weights.
     """
     cancelled, done = threading.Event(), threading.Event()
     config.progress_monitor = _monitor(library.trt, bar, cancelled)
     result: list[Any] = []
     failed: list[BaseException] = []
 
-    def work() -> None:
+    def work(kept: object) -> None:
         try:
             with current():
                 result.append(builder.build_serialized_network(network, config))
         except BaseException as error:  # raised again below, in the thread that asked
             failed.append(error)
         finally:
+            _working.discard(done)
             done.set()
 
-    thread = threading.Thread(target=work, name="claprt-build")
+    thread = threading.Thread(target=work, args=(kept,), name="claprt-build")
+    _working.add(done)
     try:
         thread.start()
         # Not `join`: once that was interrupted, Python before 3.13 takes the thread for ended (bpo-45274).
@@ -242,7 +260,10 @@ def _build(
             pass
     finally:
         cancelled.set()  # too late to matter, if the build is done
-        if thread.ident is not None:
+        if thread.ident is None:
+            _working.discard(done)
+        elif not done.is_set():
+            bar.note("interrupted; ends at the library's next step, or at once if interrupted again")
             done.wait()
     if failed:
         raise failed[0]

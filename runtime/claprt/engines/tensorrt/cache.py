@@ -32,6 +32,7 @@ from claprt.gpu import Gpu
 from claprt.manifest import FileEntry, Variant, strict_json
 
 ENGINES_DIR = "engines"
+LOCK = ".lock"
 _RECORD = "engine.json"
 _FORMAT, _SCHEMA = "claprt-engine", 1
 _RECORD_MAX_BYTES = 4 << 20
@@ -183,16 +184,27 @@ def misfits(key: EngineKey, library: Library, gpu: Gpu, variant: Variant) -> lis
     return found
 
 
-def records(bundle: Bundle) -> Iterator[EngineRecord]:
-    """All engines that the bundle has, by name of directory. What cannot be read is left out: it is never loaded."""
-    directory = bundle.path / ENGINES_DIR
+def names(bundle: Bundle) -> list[str]:
+    """The directories of the engines that the bundle has, in order; whole engines or not."""
     try:
-        names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
+        return sorted(entry.name for entry in (bundle.path / ENGINES_DIR).iterdir() if not entry.name.startswith("."))
     except OSError:
-        return
-    for name in names:
+        return []
+
+
+def records(bundle: Bundle) -> Iterator[EngineRecord]:
+    """All engines that the bundle has, by name of directory. What cannot be read is left out: it is never loaded.
+
+    `survey` says what is wrong with those.
+    """
+    for name in names(bundle):
         with contextlib.suppress(BackendError):
             yield read_record(bundle, name)
+
+
+def has_record(bundle: Bundle, name: str) -> bool:
+    """Whether there is anything in the place of a record, damaged or not."""
+    return os.path.lexists(bundle.path / ENGINES_DIR / name / _RECORD)
 
 
 def read_record(bundle: Bundle, name: str) -> EngineRecord:
@@ -307,7 +319,7 @@ def writing(bundle: Bundle) -> Iterator[Path]:
         directory.mkdir(exist_ok=True)
         if directory.is_symlink():  # what is written there would be outside, and never be loaded
             raise BackendError(f"engines cannot be written: {directory} is a symbolic link; put a directory there")
-        lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise BackendError(
             f"engines cannot be written: {directory}: {error.strerror}; make the bundle's directory writable"
