@@ -57,9 +57,9 @@ lint: $(VENV)/.installed
 # Full size, all parts, peers: half an hour on two quiet cores. NAME is that of the result.
 bench: $(VENV)/.installed
 	$(BIN)/python -m claprt_bench.prepare build/bench $(if $(AUDIO),--audio $(AUDIO))
-	$(BIN)/claprt bench build/bench/htsat-tiny/bundle --backend ort-cpu --precision fp32,int8 --batch 1,8,32 --rate 2,5,10 \
-	  --scaling all --against transformers,torch-compile --json bench/results/speed-$(NAME).json \
-	  --html build/bench/report.html $(if $(AUDIO),--audio $(AUDIO)) $(BENCH_ARGS)
+	$(BIN)/claprt bench build/bench/htsat-tiny/bundle --backend ort-cpu --precision fp32,int8 --batch 1,8 --rate 2,5,10,15 \
+	  --scaling all --against transformers,torch-compile --checkpoint build/bench/htsat-tiny/checkpoint \
+	  --json bench/results/speed-$(NAME).json --html build/bench/report.html $(if $(AUDIO),--audio $(AUDIO)) $(BENCH_ARGS)
 
 readme: $(VENV)/.installed
 	$(BIN)/python -m claprt_bench.readme

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ FORMAT = "claprt-result"
 SCHEMA_VERSION = 1
 SPEED, EVALUATION = "speed", "evaluation"
 _MAX_BYTES = 256 << 20
+# A list of numbers as `json.dumps` indents it. In a string no line ends, so none of it is inside of one.
+_NUMBERS = re.compile(r"\[\n\s+[-0-9.eE+]+(?:,\n\s+[-0-9.eE+]+)*\n\s+\]")
 
 
 def new_document(kind: str) -> dict[str, Any]:
@@ -39,8 +42,9 @@ def write_document(document: Mapping[str, Any], path: Path) -> None:
 
 
 def to_text(document: Mapping[str, Any]) -> str:
-    """A document as JSON text. NaN and infinity are no JSON and must not be in it."""
-    return json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+    """A document as JSON text, lists of numbers on one line. NaN and infinity are no JSON and must not be in it."""
+    text = json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False)
+    return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 def write_whole(path: Path, content: bytes) -> None:

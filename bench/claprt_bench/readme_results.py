@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claprt_bench.document import EVALUATION, read_document
+from claprt_bench.document import EVALUATION, SPEED, read_document
 from claprt_bench.errors import ResultError
 
 
@@ -35,6 +35,10 @@ class Results:
     def evaluation(self, name: str) -> Node:
         """One that `claprt eval` wrote."""
         return Node(read_document(self.folder / name, EVALUATION), f"bench/results/{name}")
+
+    def speed(self, name: str) -> Node:
+        """One that `claprt bench` wrote."""
+        return Node(read_document(self.folder / name, SPEED), f"bench/results/{name}")
 
 
 class Node:

@@ -6,13 +6,12 @@ Figures are rounded as a reader expects, but a worst cosine is cut off, never ro
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
 
 from claprt_bench.errors import ResultError
 from claprt_bench.readme_results import Node, Results
+from claprt_bench.readme_text import paragraph, table
 
-_WIDTH = 125
 _FULL_SIZE = "clap-htsat-unfused (random weights)"
 _NUMBERS = {1: "one", 2: "two", 4: "four", 8: "eight"}
 
@@ -34,9 +33,9 @@ def parity(results: Results) -> str:
         towers = (fp32[tower] for tower in ("audio", "text"))
         rows.append([name, *(f"{_cosine(tower['worst_cosine'])}, {tower['max_abs'].number:.1e}" for tower in towers)])
     inputs = result["rows"].find("checkpoint", _FULL_SIZE)["variants"]["fp32"]["inputs"]
-    return _table(
+    return table(
         ["checkpoint", "audio: worst cosine, max abs error", "text: worst cosine, max abs error"], rows
-    ) + _paragraph(
+    ) + paragraph(
         f"FP32 bundle on ONNX Runtime against transformers, waveform and text to unit vector. {inputs} (recordings of "
         f"speech, a bird, a trumpet, an orchestra and a celesta); {machine['processor']}, {machine['usable_cores']} "
         f"cores; torch {versions['torch']}, transformers {versions['transformers']}, onnxruntime "
@@ -81,7 +80,7 @@ def variants(results: Results) -> str:
         "worst cosine, text: demo, full size", "demo: same top-1", "demo: accuracy",
         "one clip on two CPU cores, against transformers",
     ]  # fmt: skip
-    return _table(header, rows) + _paragraph(
+    return table(header, rows) + paragraph(
         "Full size is `clap-htsat-unfused` with random weights; accuracy is zero-shot on 256 labelled sounds. The "
         "first five columns are from the same [results](bench/results/parity-cpu.json), the last from "
         "[these](bench/results/cpu-amd-epyc-zen4.json). Random weights give texts nearly parallel vectors, so there "
@@ -124,13 +123,13 @@ def cpu(results: Results) -> str:
     needed = floor["needed_ms_per_clip"]["waveform -> vector, FP32, batch 8"].number
     return "\n\n".join(
         (
-            _paragraph(
+            paragraph(
                 f"`make bench-cpu`, here on {cores} shared cores of an {machine['processor']} (Zen 4), "
                 f"{machine['date']}: the full-size `clap-htsat-unfused` architecture, clips of 10 s, waveform to "
                 "vector, sides in turn, medians. transformers runs with its defaults on two threads."
             ).strip(),
-            _table(["", "claprt", "the other side", "ratio", "wanted"], rows),
-            _paragraph(
+            table(["", "claprt", "the other side", "ratio", "wanted"], rows),
+            paragraph(
                 f"Why what is missed is missed: a clip's products are {floor['gflop_per_clip'].number:.1f} GFLOP, and "
                 f"the fastest FP32 product here runs at {peak['median'].number:.0f} GFLOP/s (best "
                 f"{peak['best'].number:.0f}), so {least['at_median_peak'].number:.0f} ms of the "
@@ -162,7 +161,7 @@ def evaluation(results: Results) -> str:
             ]
         )
     header = ["variant", "zero-shot top-1", "top-5", "mAP", "probe", "zero-shot, beside `fp32`", "probe, beside `fp32`"]
-    return _table(header, rows) + _paragraph(
+    return table(header, rows) + paragraph(
         f"`claprt eval` of `{zero_shot['bundle']['source']}` on {data['items']} recordings of {data['classes']} spoken "
         f"digits that it was not trained on ({data['name']}, test split), {machine['processor']}, onnxruntime "
         f"{machine['versions']['onnxruntime']}, {machine['date']}. Zero-shot with “{method['templates'][0]}”; the "
@@ -192,13 +191,13 @@ def log_mel_resources(results: Results) -> str:
     }
     header = ["target", "registers: log-Mel, narrow", "log-Mel, wide", "resample", "spills"]
     return (
-        _table(header, rows)
-        + _paragraph(
+        table(header, rows)
+        + paragraph(
             f"nvcc {result['nvcc']}, `{result['flags'][0]}`. [For each "
             "kernel](../bench/results/log-mel-resources.json), again with `python -m claprt_kernels.compile "
             "--resources`."
         )
-        + _paragraph(
+        + paragraph(
             f"A block takes {shared['log_mel']} bytes of shared memory (resample: {shared['resample']}). Four blocks "
             "of four warps fit a multiprocessor, three one of Turing, which has 64 KB of shared memory. Narrow "
             "kernels compute bins up to 15 kHz, which all released models stay below; wide ones all 513."
@@ -283,13 +282,3 @@ def _percent(value: Node, digits: int) -> str:
 
 def _interval(metric: Node) -> str:
     return f"{_percent(metric['value'], 1)} ({100 * metric['low'].number:.1f} to {100 * metric['high'].number:.1f})"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
-    return "\n".join([lines[0].replace("|  |", "| |"), "|" + "---|" * len(header), *lines[1:]])
-
-
-def _paragraph(text: str) -> str:
-    """After a blank line, in lines of the README's width."""
-    return "\n\n" + textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -76,6 +76,8 @@ class _Run:
         """All of it."""
         noise = Noise()
         about = write_inputs(self.folder, self.clap.manifest.audio.log_mel, self.options.recordings)
+        # First: a checkpoint that is not the bundle's is found out before minutes of measuring.
+        against = self._against() if self.options.against else []
         with Progress("checks", total=self._jobs(), unit="process") as self.progress:
             checks = self._checks()
             self.progress.title("calls")
@@ -86,7 +88,6 @@ class _Run:
             loops = self._open_loops()
             self.progress.title("scaling")
             scaling = self._scaling()
-        against = self._against() if self.options.against else []
         found = noise.found(self.workers.yardsticks)
         self.warnings += [f"not a quiet machine: {reason}" for reason in found["why_noisy"]]
         self._warn_of_spread(measurements)
