@@ -37,7 +37,7 @@ demo: $(VENV)/.installed $(RUNTIME_VENV)/.installed
 	@$(RUNTIME_BIN)/python -m claprt_export.demo.environment
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not full" -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not full" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-full: $(VENV)/.installed
 	$(BIN)/python -m pytest
