@@ -42,7 +42,7 @@ demo: $(VENV)/.installed $(RUNTIME_VENV)/.installed
 
 test: $(VENV)/.installed
 	@./install-browser.sh
-	$(BIN)/python -m pytest -m "not full" -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not full" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-full: $(VENV)/.installed
 	@./install-browser.sh

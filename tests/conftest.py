@@ -16,7 +16,37 @@ if WORKER:
     _CORES = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {_CORES[int(WORKER.removeprefix("gw")) % len(_CORES)]})
 
+# The files that take longest, longest first: so two workers are done at about the same time. The first one builds the
+# demo bundles meanwhile; the second one needs none.
+LONGEST = (
+    "gpu/test_pipeline.py",
+    "kernels/test_emulated_faults.py",
+    "export/test_tensorrt_parse.py",
+    "export/test_build.py",
+    "export/test_laion.py",
+    "runtime/test_parallel.py",
+    "kernels/test_log_mel_kernel.py",
+    "export/test_towers.py",
+    "export/precision/test_int8.py",
+    "bench/test_cpu.py",
+    "kernels/test_c_interface.py",
+    "export/precision/test_search.py",
+    "bench/test_gpu.py",
+    "kernels/test_launcher.py",
+    "export/test_laion_files.py",
+    "runtime/test_cli_engine.py",
+    "packaging/test_packaging.py",
+)
 SHARED = Path(os.environ.get("CLAPRT_TEST_DATA", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of `LONGEST` come first; with --no-loadscope-reorder pytest-xdist keeps that order."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    gone = [str(path) for path in places if not path.is_file()]
+    if gone:
+        raise pytest.UsageError(f"LONGEST in tests/conftest.py names files that are not there: {', '.join(gone)}")
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)

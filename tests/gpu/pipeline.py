@@ -34,6 +34,11 @@ def engines(**options: object) -> None:
     build_engines(bundle(), precisions=("fp32",), **options)  # type: ignore[arg-type]
 
 
+def the_usual_engines() -> None:
+    """For batches of 1, 2 and 4. Tests get a bundle that has them: they are found, not built and verified again."""
+    engines(batches=(1, 2, 4))
+
+
 def loaded(**options: object) -> tuple[Clap, Clap]:
     """The bundle on the CPU and on the "GPU"."""
     return claprt.load(bundle(), "ort-cpu"), claprt.load(bundle(), "tensorrt", **options)  # type: ignore[arg-type]
@@ -58,7 +63,7 @@ def assert_close(found: NDArray[np.float32], expected: NDArray[np.float32], boun
 
 def is_the_cpus() -> None:
     """Every recipe, many lengths, more clips than a batch; texts short and long; one by one and all at once."""
-    engines(batches=(1, 2, 4))
+    the_usual_engines()
     cpu, gpu = loaded()
     assert (gpu.backend, gpu.log_mel) == ("tensorrt", "cuda")
     recipes = ("fusion", "windows", "head") if gpu.manifest.audio.fusion else ("windows", "head")
@@ -82,7 +87,7 @@ def int16_stays_int16() -> None:
 
     from tests.kernels.fake_cuda.pycuda_env import FakeCuda
 
-    engines(batches=(1, 2, 4))
+    the_usual_engines()
     cpu, gpu = loaded()
     integers = [(sound * 20_000).clip(-32_768, 32_767).astype(np.int16) for sound in sounds(6)]
     file = bundle().parent / "sound.flac"
@@ -180,7 +185,7 @@ def onnxruntime_on_cuda() -> None:
 
 
 def from_many_threads() -> None:
-    engines(batches=(1, 4))
+    the_usual_engines()
     cpu, gpu = loaded()
     expected = cpu.embed_audio(sounds(6)), cpu.embed_text(TEXTS)
     failures: list[BaseException] = []
@@ -205,7 +210,7 @@ def from_many_threads() -> None:
 def a_warm_call_allocates_nothing() -> None:
     from tests.kernels.fake_cuda.pycuda_env import FakeCuda
 
-    engines(batches=(1, 4))
+    the_usual_engines()
     _, gpu = loaded()
     for _ in range(3):
         gpu.embed_audio(sounds(9))
@@ -222,7 +227,7 @@ def a_warm_call_allocates_nothing() -> None:
 def shapes_that_come_again_are_captured() -> None:
     from tests.kernels.fake_cuda.pycuda_env import FakeCuda
 
-    engines(batches=(1, 4))
+    the_usual_engines()
     cpu, gpu = loaded()
     cuda, sound = FakeCuda(), sounds(3)[2]
     counted = ("cuStreamBeginCapture_v2", "cuGraphLaunch")
@@ -278,7 +283,7 @@ def an_engine_that_misses_is_not_kept() -> None:
 
 
 def a_lost_gpu_is_an_error() -> None:
-    engines(batches=(1,))
+    the_usual_engines()
     cpu, gpu = loaded()
     gpu.embed_audio(sounds(3))
     from tests.kernels.fake_cuda.pycuda_env import FakeCuda
@@ -292,7 +297,7 @@ def a_lost_gpu_is_an_error() -> None:
 
 def a_bad_sound_in_between() -> None:
     """Those before and after it have their vectors, and the slots are given back."""
-    engines(batches=(1, 2))
+    the_usual_engines()
     cpu, gpu = loaded()
     many = sounds(8)
     many[3] = np.full(100, np.nan, np.float32)

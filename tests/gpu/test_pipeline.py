@@ -6,11 +6,15 @@ engine cache and what `claprt engine` verifies. What comes out is compared with 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,31 +27,54 @@ Run = Callable[..., None]
 _STAND_IN = Path(__file__).parent / "stand_in"
 
 
-@pytest.fixture
-def run(emulated_kernels: Path, tmp_path: Path) -> Run:
-    """Run a program of pipeline.py on a copy of a bundle."""
+@pytest.fixture(scope="module")
+def environment(emulated_kernels: Path) -> dict[str, str]:
     try:
         env = bindings_environment(default_cache(), emulated_kernels)
     except CannotBuildError as error:
         pytest.skip(str(error))
     env["PYTHONPATH"] = os.pathsep.join([str(_STAND_IN), env["PYTHONPATH"]])
+    return env | {"OMP_NUM_THREADS": "1"}
+
+
+def start(program: Callable[[], None], bundle: Path, environment: dict[str, str]) -> None:
+    """Run a program of pipeline.py, which may write to the bundle."""
+    command = [sys.executable, "-c", f"from tests.gpu.pipeline import {program.__name__} as program; program()"]
+    env = environment | {"TEST_BUNDLE": str(bundle)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def run(environment: dict[str, str], tmp_path: Path) -> Run:
+    """Run a program of pipeline.py on a copy of a bundle."""
 
     def run(program: Callable[[], None], bundle: Path, **settings: str) -> None:
-        copy = tmp_path / "bundle"
-        shutil.copytree(bundle, copy)
-        command = [sys.executable, "-c", f"from tests.gpu.pipeline import {program.__name__} as program; program()"]
-        settings = {"TEST_BUNDLE": str(copy), "OMP_NUM_THREADS": "1", **settings}
-        done = subprocess.run(command, env=env | settings, capture_output=True, text=True, timeout=600, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        start(program, shutil.copytree(bundle, tmp_path / "bundle"), environment | settings)
 
     return run
 
 
+@pytest.fixture(scope="module")
+def with_engines(
+    environment: dict[str, str], request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """`with_engines(name)`: the bundle of a fixture with the usual engines, verified. Read only."""
+
+    @cache
+    def make(name: str) -> Path:
+        bundle = shutil.copytree(request.getfixturevalue(name), tmp_path_factory.mktemp("engines") / "bundle")
+        start(pipeline.the_usual_engines, bundle, environment)
+        return bundle
+
+    return make
+
+
 @pytest.mark.parametrize("deferred", [False, True])
 @pytest.mark.parametrize("bundle", ["demo_bundle", "demo_fused_bundle"])
-def test_it_is_the_cpus(request: pytest.FixtureRequest, run: Run, bundle: str, deferred: bool) -> None:
+def test_it_is_the_cpus(with_engines: Callable[[str], Path], run: Run, bundle: str, deferred: bool) -> None:
     settings = {"FAKE_CUDA_DEFER": "1"} if deferred else {}
-    run(pipeline.is_the_cpus, request.getfixturevalue(bundle), **settings)
+    run(pipeline.is_the_cpus, with_engines(bundle), **settings)
 
 
 def test_fusion_of_long_sounds(run: Run, demo_fused_bundle: Path) -> None:
@@ -58,19 +85,29 @@ def test_fusion_of_long_sounds(run: Run, demo_fused_bundle: Path) -> None:
     "program",
     [
         pipeline.int16_stays_int16,
-        pipeline.engines_from_elsewhere_are_verified_here,
-        pipeline.onnxruntime_on_cuda,
         pipeline.from_many_threads,
         pipeline.a_warm_call_allocates_nothing,
         pipeline.shapes_that_come_again_are_captured,
-        pipeline.no_memory_is_an_error,
-        pipeline.an_engine_that_misses_is_not_kept,
         pipeline.a_lost_gpu_is_an_error,
         pipeline.a_bad_sound_in_between,
+    ],
+)
+def test_pipeline(with_engines: Callable[[str], Path], run: Run, program: Callable[[], None]) -> None:
+    run(program, with_engines("demo_bundle"), FAKE_CUDA_DEFER="1")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        pipeline.engines_from_elsewhere_are_verified_here,
+        pipeline.onnxruntime_on_cuda,
+        pipeline.no_memory_is_an_error,
+        pipeline.an_engine_that_misses_is_not_kept,
         pipeline.is_measured,
     ],
 )
-def test_pipeline(run: Run, demo_bundle: Path, program: Callable[[], None]) -> None:
+def test_engines_of_their_own(run: Run, demo_bundle: Path, program: Callable[[], None]) -> None:
+    """Programs that build engines as they need them, or none."""
     run(program, demo_bundle, FAKE_CUDA_DEFER="1")
 
 
@@ -82,3 +119,28 @@ def test_little_memory_means_smaller_batches(run: Run, demo_bundle: Path) -> Non
 
 def test_it_is_benchmarked(run: Run, demo_bundle: Path) -> None:
     run(pipeline.is_benchmarked, demo_bundle)
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interrupt_does_not_wait_for_the_library(
+    environment: dict[str, str], demo_bundle: Path, tmp_path: Path, second: signal.Signals
+) -> None:
+    """The first waits for the library's next step, which is a minute away. Nothing half-written stays, nor the lock."""
+    bundle = shutil.copytree(demo_bundle, tmp_path / "bundle")
+    begun = tmp_path / "begun"
+    command = [sys.executable, "-m", "claprt", "engine", str(bundle), "--precision", "fp32", "--tower", "text"]
+    env = environment | {"STAND_IN_STEP": str(begun)}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while not begun.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(second)
+    out, err = process.communicate(timeout=20)
+    said = b"claprt: error: interrupted\n" if second is signal.SIGINT else b""
+    assert (process.returncode, out, err) == (128 + second, b"", said)
+    assert [path.name for path in (bundle / "engines").iterdir()] == [".lock"]
+    with (bundle / "engines" / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

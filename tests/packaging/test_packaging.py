@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,6 +20,7 @@ import pytest
 import claprt
 from claprt_export.demo import sounds
 from claprt_export.demo.write_sounds import write_sounds
+from claprt_kernels import compile as kernel_files
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE_LIMIT = 200_000_000
@@ -52,10 +55,21 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the source distribution as an installer would."""
+    """The wheel, built from the source distribution as an installer would.
+
+    It finds the fatbin of this checkout there, which takes nvcc a minute: of other sources it would make its own.
+    """
     out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", out, ROOT)
-    assert len(list(out.glob("*.tar.gz"))) == 1
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", out, ROOT)
+    (sdist,) = out.glob("*.tar.gz")
+    shutil.unpack_archive(sdist, out)
+    unpacked = out / sdist.name.removesuffix(".tar.gz")
+    data = unpacked / "kernels" / "claprt_kernels" / "data"
+    assert not data.exists()
+    with contextlib.suppress(kernel_files.CompileError):  # without nvcc the wheel has no kernels
+        kernel_files.compile_fatbin()
+        shutil.copytree(kernel_files.DATA, data)
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", out, unpacked)
     (path,) = out.glob("*.whl")
     return path
 
@@ -86,6 +100,10 @@ def test_wheel_contents(wheel: Path) -> None:
     assert "claprt_export/demo/unfused/model.safetensors" in names
     assert not [name for name in names if name.startswith("claprt_export/demo/fused")]
     assert wheel.stat().st_size < 6_000_000
+    with contextlib.suppress(kernel_files.CompileError):
+        kernel_files.find_nvcc()
+        kernels = zipfile.ZipFile(wheel).read("claprt_kernels/data/kernels.fatbin")
+        assert kernels == kernel_files.FATBIN.read_bytes()
 
 
 def test_no_module_of_the_runtime_needs_torch(runtime_python: Path) -> None:

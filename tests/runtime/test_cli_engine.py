@@ -104,7 +104,19 @@ def test_build_again_and_list(bundle: Path) -> None:
     assert table.out.count("nowhere yet") == 2
 
     # An engine that is damaged is not taken for one that is there.
-    (bundle / next(found["plan"] for found in listed.json["engines"] if found["key"]["tower"] == "text")).unlink()
+    plan = bundle / next(found["plan"] for found in listed.json["engines"] if found["key"]["tower"] == "text")
+    plan.unlink()
+    listed = engine(bundle, "--list")
+    assert listed.code == 1
+    assert [line.split()[1] for line in listed.out.splitlines()[2:]] == ["audio"]
+    reason = f"the engine cannot be used: a file of the bundle is missing: {plan}"
+    assert listed.err.startswith(f"claprt: error: {reason}")
+    assert listed.err.endswith(f"; delete {plan.parent} and run claprt engine again\n")
+    listed = engine(bundle, "--list", "--json")
+    assert (listed.code, [found["key"]["tower"] for found in listed.json["engines"]]) == (1, ["audio"])
+    assert [found["directory"] for found in listed.json["damaged"]] == [f"engines/{plan.parent.name}"]
+    assert listed.json["damaged"][0]["reason"].startswith(reason)
+    assert "1 for TensorRT, and 1 that cannot be used; claprt engine" in spawn("info", bundle).out
     mended = engine(bundle, *QUICK, "--json")
     assert [result["state"] for result in mended.json["engines"]] == ["there already", "built"]
 
@@ -143,6 +155,9 @@ def test_what_the_builder_cannot_do_is_its_own_line(bundle: Path) -> None:
     error = engine(bundle, "--rtx", "--compute-capability", "7.5", "--precision", "fp32", "--tower", "text").error
     assert "cannot build the graph" in error
     assert "for Turing (SM75): FP32 GEMM is not supported" in error
+    assert error.endswith(
+        "; ask for another precision or smaller batches, build for other GPUs, or run the graph on ONNX Runtime\n"
+    )
     assert left(bundle) == []
 
 
@@ -204,11 +219,30 @@ def without_privileges() -> None:
         libc.prctl(drop, capability, 0, 0, 0)
 
 
-def test_list_passes_over_what_is_damaged(cli: Cli, bundle: Path) -> None:
-    folder = bundle / "engines" / "0123456789abcdef"
-    folder.mkdir(parents=True)
-    (folder / "engine.json").write_text("[" * 100_000)
-    assert cli("engine", bundle, "--list", "--json").json["engines"] == []
+def test_list_says_what_is_damaged(cli: Cli, bundle: Path) -> None:
+    """A record that is none, and what a killed process left: a line for each, with the way to get rid of it."""
+    record, orphan = (bundle / "engines" / name for name in ("0123456789abcdef", "1123456789abcdef"))
+    for folder in (record, orphan):
+        folder.mkdir(parents=True)
+        (folder / "0123456789abcdef.plan").write_bytes(b"a plan")
+    (record / "engine.json").write_text("[" * 100_000)
+    listed = cli("engine", bundle, "--list")
+    assert (listed.code, listed.out) == (1, "")
+    lines = listed.err.splitlines()
+    assert len(lines) == 2
+    for line, folder in zip(lines, (record, orphan), strict=True):
+        assert line.startswith(f"claprt: error: the record of an engine cannot be used: {folder / 'engine.json'}: ")
+        assert line.endswith(f"; delete {folder} and run claprt engine")
+    listed = cli("engine", bundle, "--list", "--json")
+    assert (listed.code, listed.json["engines"]) == (1, [])
+    assert [found["directory"] for found in listed.json["damaged"]] == [f"engines/{f.name}" for f in (record, orphan)]
+    assert [f"claprt: error: {found['reason']}" for found in listed.json["damaged"]] == lines
+    assert "0 for TensorRT, and 2 that cannot be used" in cli("info", bundle).out
+    # Where a process builds, a directory without a record may be the one that it writes.
+    with (bundle / "engines" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (found,) = cli("engine", bundle, "--list", "--json").json["damaged"]
+        assert found["directory"] == f"engines/{record.name}"
 
 
 # What is refused

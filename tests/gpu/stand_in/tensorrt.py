@@ -5,7 +5,8 @@ that graph with ONNX Runtime, on the addresses that were bound, in the order of 
 CUDA driver, whose device memory is host memory). So buffers, streams, profiles, captured graphs and the engine cache
 are tested for real; how TensorRT computes is not.
 
-STAND_IN_NOISE=0.1 adds noise of that size to what comes out; STAND_IN_WORKSPACE=BYTES is the memory for a row.
+STAND_IN_NOISE=0.1 adds noise of that size to what comes out; STAND_IN_WORKSPACE=BYTES is the memory for a row;
+STAND_IN_STEP=FILE makes that file when a build begins, and the first step of the build take a minute.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import ctypes
 import enum
 import json
 import os
+import pathlib
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -182,6 +185,9 @@ class Builder:
         assert not self.needs_gpu or _current_context(), "no context is current where it is built"
         monitor = config.progress_monitor
         monitor.phase_start("building", None, 2)
+        if "STAND_IN_STEP" in os.environ:
+            pathlib.Path(os.environ["STAND_IN_STEP"]).touch()
+            time.sleep(60)
         for step in range(2):
             if not monitor.step_complete("building", step):
                 return None
