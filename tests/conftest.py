@@ -22,6 +22,8 @@ LONGEST = (
     "gpu/test_pipeline.py",
     "kernels/test_emulated_faults.py",
     "export/test_tensorrt_parse.py",
+    "bench/test_peers.py",
+    "bench/test_speed.py",
     "export/test_build.py",
     "export/test_laion.py",
     "runtime/test_parallel.py",

@@ -63,9 +63,7 @@ def _against(result: Node) -> str:
     rows = []
     for precision in ("fp32", "int8"):
         for step, batch, name in (("waveform", 1, "one clip"), ("waveform", 8, "8 clips"), ("text", 16, "16 texts")):
-            cells = [
-                result["against"].find("id", f"against/{step}/{precision}/b{batch}/{peer}") for peer in peers
-            ]
+            cells = [result["against"].find("id", f"against/{step}/{precision}/b{batch}/{peer}") for peer in peers]
             rows.append([f"{name}, {precision.upper()}", *(_interval(cell) for cell in cells)])
     return table(["against", *(_PEERS[name] for name in peers)], rows)
 
