@@ -54,7 +54,7 @@ def against(results: Results) -> str:
         f"{name} {result['machine']['versions'][name]}" for name in ("torch", "transformers", "onnxruntime")
     )
     return table(["times as fast as", *(_PEERS[name] for name in peers)], rows) + paragraph(
-        "`claprt bench --against` on the same architecture: ratio of medians with its 95 % interval, each side in a "
+        "`claprt bench` with `--against`, on the same architecture: ratio of medians with its 95 % interval, each side in a "
         f"process of its own, in turn, as it comes; {_where(result)}, {versions}. The others compute in FP32, and pad "
         f"texts to 77 tokens. [All samples](bench/results/{AGAINST}), [peers and how they are set "
         "up](docs/benchmark-peers.md)."

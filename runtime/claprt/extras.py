@@ -14,7 +14,7 @@ class Extra:
     """An extra of pyproject.toml.
 
     Attributes:
-        name: as `pip install 'claprt[name]'` has it.
+        name: as pip has it in brackets.
         packages: the names that pip knows, and for each what needs it.
     """
 
@@ -53,6 +53,7 @@ BENCH = Extra(
     {
         "matplotlib": "the report of claprt bench",
         "scikit-learn": "claprt eval",
+        "scipy": "claprt bench compare, claprt eval",
         "pyarrow": "claprt eval",
     },
 )
