@@ -35,8 +35,8 @@ def speed(results: Results) -> str:
             )
     header = ["to its vector", "p50", "p95", "a second, 8 at once", "times real time", "first call", "peak memory"]
     return table(header, rows) + paragraph(
-        f"`claprt bench` of the full-size `clap-htsat-unfused` architecture with random weights, {_where(result)}. [All "
-        f"samples](bench/results/{SPEED}), [how](docs/benchmarks.md)."
+        f"`claprt bench` of the full-size `clap-htsat-unfused` architecture with random weights, {_where(result)}. "
+        f"[All samples](bench/results/{SPEED}), [how](docs/benchmarks.md)."
     )
 
 
@@ -54,8 +54,8 @@ def against(results: Results) -> str:
         f"{name} {result['machine']['versions'][name]}" for name in ("torch", "transformers", "onnxruntime")
     )
     return table(["times as fast as", *(_PEERS[name] for name in peers)], rows) + paragraph(
-        "`claprt bench` with `--against`, on the same architecture: ratio of medians with its 95 % interval, each side in a "
-        f"process of its own, in turn, as it comes; {_where(result)}, {versions}. The others compute in FP32, and pad "
+        "`claprt bench` with `--against`, on the same architecture: ratio of medians with its 95 % interval, each side in "
+        f"a process of its own, in turn, as it comes; {_where(result)}, {versions}. The others compute in FP32, and pad "
         f"texts to 77 tokens. [All samples](bench/results/{AGAINST}), [peers and how they are set "
         "up](docs/benchmark-peers.md)."
     )
