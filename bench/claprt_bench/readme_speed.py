@@ -54,9 +54,9 @@ def against(results: Results) -> str:
         f"{name} {result['machine']['versions'][name]}" for name in ("torch", "transformers", "onnxruntime")
     )
     return table(["times as fast as", *(_PEERS[name] for name in peers)], rows) + paragraph(
-        "`claprt bench` with `--against`, on the same architecture: ratio of medians with its 95 % interval, each side in "
-        f"a process of its own, in turn, as it comes; {_where(result)}, {versions}. The others compute in FP32, and pad "
-        f"texts to 77 tokens. [All samples](bench/results/{AGAINST}), [peers and how they are set "
+        "`claprt bench` with `--against`, on the same architecture: ratio of medians with its 95 % interval, each side "
+        f"in a process of its own, in turn, as it comes; {_where(result)}, {versions}. The others compute in FP32, and "
+        f"pad texts to 77 tokens. [All samples](bench/results/{AGAINST}), [peers and how they are set "
         "up](docs/benchmark-peers.md)."
     )
 
