@@ -60,10 +60,12 @@ def measure_open_loop(workers: Workers, side: Side, rate: float, duration: float
 def arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
     """When requests are due that come independently of each other: a Poisson process of `rate` per second.
 
-    The gaps are exponential. The same arguments give the same times.
+    Of its runs one with the expected number of requests: given that number, the times of a Poisson process are
+    independent and uniform. So the rate is what was asked for, and the gaps are exponential. The same arguments give
+    the same times.
     """
     rng = np.random.default_rng(seed)
-    times = np.cumsum(rng.exponential(1 / rate, size=max(1, round(rate * seconds))))
+    times = np.sort(rng.uniform(0.0, seconds, size=max(1, round(rate * seconds))))
     return [float(time) for time in times]
 
 
