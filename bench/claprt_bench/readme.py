@@ -19,12 +19,19 @@ from claprt_bench.document import write_whole
 from claprt_bench.errors import ResultError
 from claprt_bench.install_size import ROOT
 from claprt_bench.readme_results import Results
-from claprt_bench.readme_speed import against
+from claprt_bench.readme_speed import against, speed
 from claprt_bench.readme_tables import cpu, evaluation, log_mel_resources, parity, variants
 
 Table = Callable[[Results], str]
 TABLES: dict[str, dict[str, Table]] = {
-    "README.md": {"parity": parity, "variants": variants, "cpu": cpu, "against": against, "eval-fsdd": evaluation},
+    "README.md": {
+        "parity": parity,
+        "variants": variants,
+        "cpu": cpu,
+        "speed": speed,
+        "against": against,
+        "eval-fsdd": evaluation,
+    },
     "docs/log-mel-kernel.md": {"log-mel-resources": log_mel_resources},
 }
 _BLOCK = re.compile(r"<!-- table: ([^ ]*) -->\n(.*?)<!-- /table -->", re.DOTALL)
