@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from claprt_bench.comparing.fields import Fields
 from claprt_bench.document import SPEED
 from claprt_bench.errors import ResultError
+from claprt_bench.speed.statistics import tenths
 
 # What may differ without making figures less comparable: it is what a comparison is made for, or a mere name.
 _HARDLY = ("machine.versions", "machine.python", "bundle")
@@ -62,8 +63,8 @@ def taken_by_others(document: Fields) -> float:
     used = sum(noise.number(key, 0) for key in ("others", "stolen") if noise.has(key))
     factor = cores / max(cores - used, cores / _MOST)
     if noise.has("yardstick_ms") and noise.values["yardstick_ms"]:
-        yardsticks = noise.numbers("yardstick_ms")
-        factor = max(factor, float(yardsticks.max() / yardsticks.min()))
+        fast, slow = tenths(noise.numbers("yardstick_ms"))
+        factor = max(factor, slow / fast)
     return min(factor, _MOST)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from claprt_bench.machine import Neighbours, governor, load_average
+from claprt_bench.speed.statistics import tenths
 
 # Other processes, or the host of a virtual machine, took more than this of a core.
 _BUSY_CORES = 0.1
@@ -32,9 +33,10 @@ class Noise:
             why.append(f"other processes used {used['others']:.2f} cores meanwhile")
         if used is not None and used["stolen"] > _BUSY_CORES:
             why.append(f"the host of this virtual machine took {used['stolen']:.2f} cores meanwhile")
-        if yardsticks and max(yardsticks) > _UNEVEN * min(yardsticks):
+        fast, slow = tenths(yardsticks) if yardsticks else (0.0, 0.0)
+        if slow > _UNEVEN * fast:
             why.append(
-                f"a fixed piece of work took {min(yardsticks):.2f} to {max(yardsticks):.2f} ms: "
+                f"a fixed piece of work took {fast:.2f} to {slow:.2f} ms (10th and 90th percentile): "
                 "the machine itself was slower at times"
             )
         if governor() not in _STEADY_GOVERNORS:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 PERCENTILES = (50, 90, 95, 99)
 # A percentile is shown when at least so many calls lie above it: below that it is an accident of a few calls.
@@ -33,6 +34,14 @@ def spread(repeats: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Lowest and highest median of the repeats: how far the figure moves when it is measured again."""
     medians = [statistics.median(repeat) for repeat in repeats if repeat]
     return min(medians), max(medians)
+
+
+def tenths(samples: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
+    """10th and 90th percentile: how far samples lie apart, without outliers.
+
+    The lowest and highest of all would lie the farther apart the more samples there are.
+    """
+    return float(np.percentile(samples, 10)), float(np.percentile(samples, 90))
 
 
 def summary(
