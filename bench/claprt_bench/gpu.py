@@ -12,6 +12,7 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from claprt_kernels import compile as kernel_files
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("bench/results")
 _LADDER = ROOT / "kernels" / "dev" / "ladder.cu"
+_EXAMPLE = ROOT / "kernels" / "examples" / "log_mel.c"
 _PACKAGES = ("numpy", "torch", "torchaudio", "cupy-cuda13x", "cupy-cuda12x", "cuda-bindings", "pycuda")
 
 
@@ -62,15 +64,16 @@ def main(arguments: list[str] | None = None) -> int:
         "steps": {},
     }
     with tempfile.TemporaryDirectory() as folder:
-        ladder = Path(folder) / "ladder"
+        ladder, example = Path(folder) / "ladder", Path(folder) / "example"
         steps: dict[str, Callable[[], Any]] = {
             "compile": lambda: _compile_ladder(nvcc, ladder),
             "resources": lambda: kernel_files.resources(nvcc, int(device["compute_capability"].replace(".", ""))),
             "ladder_check": lambda: _lines(_run([ladder, "--check", "--json"])),
-            "memcheck": lambda: _sanitize("memcheck", ladder),
-            "racecheck": lambda: _sanitize("racecheck", ladder),
-            "initcheck": lambda: _sanitize("initcheck", ladder),
-            "synccheck": lambda: _sanitize("synccheck", ladder),
+            "library": lambda: _compile_example(nvcc, example),
+            "memcheck": lambda: _sanitize("memcheck", ladder, example),
+            "racecheck": lambda: _sanitize("racecheck", ladder, example),
+            "initcheck": lambda: _sanitize("initcheck", ladder, example),
+            "synccheck": lambda: _sanitize("synccheck", ladder, example),
             "parity": _parity,
         }
         if not options.quick:
@@ -135,11 +138,12 @@ def _device() -> dict[str, str]:
     return {"name": values.pop("name"), "compute_capability": values.pop("compute_cap"), **values}
 
 
-def _run(command: list[Any]) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+def _run(command: list[Any], given: bytes | None = None) -> str:
+    done = subprocess.run([str(part) for part in command], input=given, capture_output=True, check=False)
+    said, errors = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
     if done.returncode:
-        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout[-1500:]} {done.stderr[-1500:]}")
-    return str(done.stdout)
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {said[-1500:]} {errors[-1500:]}")
+    return said
 
 
 def _lines(text: str) -> list[Any]:
@@ -153,23 +157,49 @@ def _compile_ladder(nvcc: Path, program: Path) -> str:
     return " ".join((*kernel_files.FLAGS, "-arch=native"))
 
 
-def _sanitize(tool: str, program: Path) -> str:
+def _compile_example(nvcc: Path, program: Path) -> str:
+    """The C library and its example, which resamples: that is what the sanitizers see of the shipped kernels."""
+    folder = program.parent
+    kernel_files.compile_library(folder, "native")
+    kernel_files.run_nvcc(
+        *(nvcc, f"-I{folder}", _EXAMPLE, f"-L{folder}", "-lclaprt_log_mel"),
+        *("-Xlinker", f"-rpath,{folder}", "-o", program),
+    )
+    rows = _run([program, "44100", "2"], _pcm()).splitlines()
+    if len(rows) != 1001 or "nan" in " ".join(rows):
+        raise RuntimeError(f"{len(rows)} rows: {rows[:1]}")
+    return f"{len(rows)} frames"
+
+
+def _pcm() -> bytes:
+    """Three seconds of stereo noise, int16, 44.1 kHz."""
+    return random.Random(0).randbytes(3 * 44_100 * 2 * 2)
+
+
+def _sanitize(tool: str, ladder: Path, example: Path) -> dict[str, str]:
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         raise NotRunError("compute-sanitizer was not found")
-    said = _run([sanitizer, "--tool", tool, "--error-exitcode", "99", program, "--check"])
-    summary = [line for line in said.splitlines() if "SUMMARY" in line]
-    if not summary:
-        raise RuntimeError(f"no summary: {said[-1500:]}")
-    return summary[-1].strip("= ")
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "99"]
+    summaries = {}
+    for name, said in (
+        ("ladder", _run([*command, ladder, "--check"])),
+        ("library", _run([*command, example, "44100", "2"], _pcm())),
+    ):
+        summary = [line for line in said.splitlines() if "SUMMARY" in line]
+        if not summary:
+            raise RuntimeError(f"{name}: no summary: {said[-1500:]}")
+        summaries[name] = summary[-1].strip("= ")
+    return summaries
 
 
 def _parity() -> dict[str, Any]:
     """The parity tests, those on a GPU."""
     if importlib.util.find_spec("pytest") is None:
         raise NotRunError("pytest is not installed")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/test_log_mel_kernel.py"]
-    done = subprocess.run([*command, "-k", "cuda"], capture_output=True, text=True, check=False, cwd=ROOT)
+    files = ("tests/kernels/test_log_mel_kernel.py", "tests/kernels/test_resample_kernel.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "cuda"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-1500:]
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
     if done.returncode or not counts.get("passed"):

@@ -6,10 +6,23 @@ from claprt_bench.figures import UNKNOWN, duration, number, size
 from claprt_bench.readme_results import Node, Results
 from claprt_bench.readme_text import paragraph, table
 
-SPEED, AGAINST = "speed-amd-epyc-zen4.json", "against-amd-epyc-zen4.json"
+SPEED = "speed-amd-epyc-zen4.json"
 _PATHS = (("file", "a file"), ("waveform", "a waveform"), ("text", "a text"))
 _STEPS = (("waveform", 1, "one clip"), ("waveform", 8, "8 clips"), ("text", 16, "16 texts"))
-_PEERS = {"transformers": "transformers", "torch-compile": "torch.compile", "stock": "stock ONNX export"}
+_PEERS = {
+    "transformers": "transformers",
+    "torch-compile": "torch.compile",
+    "optimum": "optimum",
+    "stock": "stock ONNX export",
+}
+
+
+_VERSIONS = (
+    ("transformers", "torch"),
+    ("transformers", "transformers"),
+    ("stock", "onnxruntime"),
+    ("optimum", "optimum-onnx"),
+)
 
 
 def speed(results: Results) -> str:
@@ -42,21 +55,21 @@ def speed(results: Results) -> str:
 
 def against(results: Results) -> str:
     """Ratios against peers."""
-    result = results.speed(AGAINST)
-    known = {str(row["peer"]) for row in result["against"].items()}
-    peers = [name for name in _PEERS if name in known]
+    result = results.speed(SPEED)
+    rows_of = {str(row["peer"]): row for row in result["against"].items()}
+    peers = [name for name in _PEERS if name in rows_of]
     rows = []
     for precision in ("fp32", "int8"):
         for step, batch, name in _STEPS:
             cells = [result["against"].find("id", f"against/{step}/{precision}/b{batch}/{peer}") for peer in peers]
             rows.append([f"{name}, {precision.upper()}", *(_interval(cell) for cell in cells)])
     versions = ", ".join(
-        f"{name} {result['machine']['versions'][name]}" for name in ("torch", "transformers", "onnxruntime")
+        f"{package} {rows_of[peer]['peer_versions'][package]}" for peer, package in _VERSIONS if peer in rows_of
     )
     return table(["times as fast as", *(_PEERS[name] for name in peers)], rows) + paragraph(
         "`claprt bench` with `--against`, on the same architecture: ratio of medians with its 95 % interval, each side "
         f"in a process of its own, in turn, as it comes; {_where(result)}, {versions}. The others compute in FP32, and "
-        f"pad texts to 77 tokens. [All samples](bench/results/{AGAINST}), [peers and how they are set "
+        f"pad texts to 77 tokens. [All samples](bench/results/{SPEED}), [peers and how they are set "
         "up](docs/benchmark-peers.md)."
     )
 

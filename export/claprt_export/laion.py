@@ -19,6 +19,7 @@ import torch
 from claprt.errors import CheckpointError
 from claprt.mel import mel_filter_bank
 from claprt.spec import LogMelSpec
+from claprt_export.layout import shift_mask
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -29,6 +30,7 @@ TOKENIZER = "roberta-base"
 _AUDIO, _TEXT = "audio_branch.", "text_branch."
 _STAGE = _AUDIO + "layers."
 _IMAGE = 256  # HTSAT folds the log-Mel into a square of this size
+_MASK = re.compile(re.escape(_STAGE) + r"(\d+)\.blocks\.(\d+)\.attn_mask")
 _MEL_BANK = _AUDIO + "logmel_extractor.melW"
 _MEL_TOLERANCE = 1e-3  # of the bank's peak: half-precision copies pass, another bank is off by 1e-1
 
@@ -195,6 +197,7 @@ def model_of(weights: Weights, config: Any, spec: LogMelSpec, source: str) -> An
     from transformers import ClapModel
 
     _check_mel_bank(weights, spec, source)
+    _check_attention_masks(weights, config.audio_config, source)
     with torch.device("meta"):  # names and shapes, before any memory is taken
         expected = {name: tensor.shape for name, tensor in ClapModel(config).state_dict().items()}
     expected = {name: shape for name, shape in expected.items() if not name.endswith(_IGNORED_SUFFIXES)}
@@ -280,6 +283,23 @@ def _check_mel_bank(weights: Weights, spec: LogMelSpec, source: str) -> None:
             f"LAION's CLAP ({spec.sampling_rate} Hz, {spec.n_fft} samples, {spec.n_mels} bands from {spec.f_min:g} to "
             f"{spec.f_max:g} Hz); it was trained on other log-Mel spectrograms"
         )
+
+
+def _check_attention_masks(weights: Weights, audio: Any, source: str) -> None:
+    """The file carries the masks of shifted windows. LAION's code uses those; here the architecture's are built in."""
+    for key, found in weights.items():
+        place = _MASK.fullmatch(key)
+        if place is None:
+            continue
+        side = audio.spec_size // audio.patch_size >> int(place[1])
+        window = audio.window_size
+        shifted = int(place[2]) % 2 == 1 and side > window and side % window == 0
+        expected = shift_mask(side, side, window, window // 2) if shifted else None
+        if expected is None or not np.array_equal((found != 0).numpy(), expected != 0):
+            raise CheckpointError(
+                f"unsupported checkpoint: {source}: {key} of shape {list(found.shape)} does not mask what LAION's CLAP "
+                "does; its vectors would be others than those of the code it is from"
+            )
 
 
 def _get(weights: Weights, key: str, source: str) -> torch.Tensor:

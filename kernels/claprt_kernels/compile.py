@@ -30,6 +30,9 @@ DATA = PACKAGE / "data"
 FATBIN = DATA / "kernels.fatbin"
 STAMP = DATA / "kernels.json"  # what the fatbin was made of, or why there is none
 
+# Of libclaprt_log_mel.so.
+LIBRARY = ("claprt_log_mel.cu", "claprt_resample.cu", "c_interface.cu")
+
 FLAGS = ("-O3", "-std=c++17")
 _RESOURCES = ("-Xptxas", "-v")  # says what each kernel takes
 _COMPRESSED = "-Xfatbin=-compress-all"  # a quarter of the size, and every driver unpacks it
@@ -153,7 +156,7 @@ def compile_library(folder: Path, arch: str | None = None) -> Path:
     library = folder / "libclaprt_log_mel.so"
     host = ("-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra", "-Xlinker", "--exclude-libs,ALL")
     shared = ("-shared", "-cudart", "static", _COMPRESSED, "--threads", "0")
-    run_nvcc(nvcc, *FLAGS, *codes, *host, *shared, SOURCES / "claprt_log_mel.cu", "-o", library)
+    run_nvcc(nvcc, *FLAGS, *codes, *host, *shared, *(SOURCES / name for name in LIBRARY), "-o", library)
     shutil.copy(SOURCES / "claprt_log_mel.h", folder)
     return library
 
@@ -211,7 +214,7 @@ def _alone() -> Iterator[None]:
 
 def _sources_hash() -> str:
     digest = hashlib.sha256()
-    for name in ("kernels.cu", "log_mel.cu", "log_mel.cuh", "resample.cuh"):
+    for name in ("kernels.cu", "log_mel.cu", "log_mel.cuh", "resample.cu", "resample.cuh"):
         digest.update((SOURCES / name).read_bytes())
     return digest.hexdigest()
 

@@ -61,7 +61,9 @@ def ratio(in_rate: int, out_rate: int) -> tuple[int, int]:
 
 
 def tap_count(up: int, down: int) -> int:
-    """Taps of each phase of the filter: a multiple of 4."""
+    """Taps of each phase of the filter: a multiple of 4. Where the rates are equal nothing is filtered."""
+    if up == down:
+        return 4
     width = math.pi * (1.0 - _PASSBAND) * min(1.0, up / down)  # of the transition, radians per input sample
     return 4 * math.ceil((_REJECTION_DB - 7.95) / (2.285 * width) / 4)  # Kaiser (1974)
 
@@ -69,6 +71,8 @@ def tap_count(up: int, down: int) -> int:
 def filter_taps(up: int, down: int) -> NDArray[np.float32]:
     """The filter, float32 (taps, up): a sinc under a Kaiser window, every phase of sum 1."""
     taps = tap_count(up, down)
+    if up == down:  # channels are mixed, no more
+        return np.eye(taps, 1, 1 - taps // 2, dtype=np.float32)
     cutoff = 0.5 * (1.0 + _PASSBAND) * 0.5 * min(1.0, up / down)  # cycles per input sample
     beta = 0.1102 * (_REJECTION_DB - 8.7)
     distance = np.arange(up)[None] / up + taps / 2 - 1 - np.arange(taps)[:, None]

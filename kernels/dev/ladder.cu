@@ -19,6 +19,7 @@
 #include <random>
 #include <string>
 
+#include "c_interface.cu"
 #include "claprt_log_mel.cu"
 
 namespace {

@@ -26,13 +26,14 @@ class Extra:
         """The command that installs it."""
         return f"pip install 'claprt[{self.name}]'"
 
-    def require(self, what: str) -> None:
-        """Refuse to do `what`, such as "claprt build", without one of the packages.
+    def require(self, what: str, *packages: str) -> None:
+        """Refuse to do `what`, such as "claprt build", without one of `packages`; without any, all of the extra's.
 
         Raises:
             MissingExtraError: names those that are missing.
         """
-        missing = [name for name in self.packages if importlib.util.find_spec(_MODULES.get(name, name)) is None]
+        needed = packages or tuple(self.packages)
+        missing = [name for name in needed if importlib.util.find_spec(_MODULES.get(name, name)) is None]
         if missing:
             raise MissingExtraError(
                 f"{what} needs packages that are not installed: {', '.join(missing)}; {self.install}"

@@ -99,7 +99,7 @@ def _audio_branch(model: Any) -> Weights:
             own = f"layers.{i}.blocks.{j}"
             attention = getattr(block.attention, "self")  # noqa: B009 (mypy takes .self for a keyword's typo)
             if j % 2 and grid > 8:
-                weights[f"{own}.attn_mask"] = torch.zeros((grid // 8) ** 2, 64, 64)
+                weights[f"{own}.attn_mask"] = _attention_mask(grid)
             _copy(weights, f"{own}.norm1", block.layernorm_before)
             weights[f"{own}.attn.relative_position_bias_table"] = attention.relative_position_bias_table.detach()
             weights[f"{own}.attn.relative_position_index"] = attention.relative_position_index.detach()
@@ -119,6 +119,14 @@ def _audio_branch(model: Any) -> Weights:
     weights["tscam_conv.bias"] = torch.randn(527)
     _random_linear(weights, "head", 527, 527)
     return weights
+
+
+def _attention_mask(grid: int) -> torch.Tensor:
+    """(windows, 64, 64) of windows of 8x8, shifted by 4: -100 between places that are neighbours by the shift only."""
+    strip = torch.tensor([0] * (grid - 8) + [1] * 4 + [2] * 4)
+    regions = 3 * strip[:, None] + strip
+    windows = regions.reshape(grid // 8, 8, grid // 8, 8).transpose(1, 2).reshape(-1, 64)
+    return torch.where(windows[:, :, None] == windows[:, None], 0.0, -100.0)
 
 
 def _copy(weights: Weights, name: str, module: torch.nn.Module) -> None:

@@ -353,6 +353,20 @@ def test_another_image(tmp_path: Path, weights: Weights) -> None:
     assert "attn_mask has the shape [16, 64, 64]" in refused(save_laion(tmp_path / "model.pt", weights))
 
 
+@pytest.mark.parametrize("changed", ["nothing masked", "one pair", "where none is"])
+def test_other_attention_masks(tmp_path: Path, weights: Weights, changed: str) -> None:
+    """LAION's code would compute with them: what claprt computes would be something else."""
+    key = "audio_branch.layers.0.blocks.1.attn_mask"
+    if changed == "nothing masked":
+        weights[key] = torch.zeros_like(weights[key])
+    elif changed == "one pair":
+        weights[key][63, 0, 1] = -100.0 - weights[key][63, 0, 1]
+    else:
+        key = "audio_branch.layers.0.blocks.0.attn_mask"
+        weights[key] = weights["audio_branch.layers.0.blocks.1.attn_mask"].clone()
+    assert f"{key} of shape [64, 64, 64] does not mask" in refused(save_laion(tmp_path / "model.pt", weights))
+
+
 def without(weights: Weights, prefix: str) -> Weights:
     return Weights((name, tensor) for name, tensor in weights.items() if not name.startswith(prefix))
 

@@ -1,4 +1,4 @@
-"""`claprt_kernels.LogMel` called as the other implementations are called: from host memory, to host memory."""
+"""`claprt_kernels` called as the other implementations are called: from host memory, to host memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from tests.kernels.emulated import clip_table
 
 from claprt.spec import LogMelSpec
-from claprt_kernels import LogMel, open_launcher
+from claprt_kernels import LogMel, Resampler, open_launcher
 
 
 class GpuLogMel:
@@ -55,3 +55,35 @@ class GpuLogMel:
             self.launcher.free(target)
             log_mel.close()
         return result
+
+
+class GpuResampler:
+    """`claprt_kernels.Resampler` on the first GPU."""
+
+    def __init__(self) -> None:
+        self.launcher = open_launcher()
+
+    def __call__(
+        self, clips: Sequence[NDArray[np.generic]], in_rate: int, out_rate: int, channels: int = 1
+    ) -> list[NDArray[np.float32]]:
+        """float32 (m,) of each clip, (n,) or (n, channels), in its own place; what is not written stays NaN."""
+        pcm = np.concatenate([clip.reshape(-1) for clip in clips])
+        table = clip_table([clip.size // channels for clip in clips]).tolist()
+        resampler = Resampler(in_rate, out_rate, channels=channels, max_batch=len(clips), launcher=self.launcher)
+        lengths = resampler.out_clips(table)[:, 1]
+        result = np.full(int(lengths.sum()), np.nan, dtype=np.float32)
+        on_device = self.launcher.alloc(pcm.nbytes)
+        target = self.launcher.alloc(result.nbytes)
+        try:
+            self.launcher.copy(on_device, pcm.view(np.uint8), None)
+            self.launcher.copy(target, result.view(np.uint8), None)
+            resampler(on_device, table, out=target, pcm_samples=pcm.size, pcm_dtype=pcm.dtype, out_samples=result.size)
+            done = self.launcher.event()
+            self.launcher.copy_back(result.view(np.uint8), target, None)
+            self.launcher.record(done, None)
+            self.launcher.wait(done)
+        finally:
+            self.launcher.free(on_device)
+            self.launcher.free(target)
+            resampler.close()
+        return np.split(result, np.cumsum(lengths)[:-1])

@@ -35,6 +35,7 @@ class CSpec(ctypes.Structure):
 def load(library: Path) -> Any:
     api = ctypes.CDLL(str(library))
     api.claprt_log_mel_message.restype = ctypes.c_char_p
+    api.claprt_resampler_length.restype = ctypes.c_int64
     return api
 
 
@@ -79,3 +80,82 @@ class CLogMel:
 
     def _check(self, status: int) -> None:
         assert status == 0, self._api.claprt_log_mel_message().decode()
+
+
+class _InMemory:
+    """An array as emulated device memory."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.address = array.ctypes.data
+
+    def copy_back(self) -> None:
+        """It is there."""
+
+
+class _OnGpu:
+    """An array in the memory of a GPU."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        import torch
+
+        self._array, self._tensor = array, torch.from_numpy(array).cuda()
+        self.address = self._tensor.data_ptr()
+
+    def copy_back(self) -> None:
+        self._array[:] = self._tensor.cpu().numpy()
+
+
+class CResampler:
+    """The resampler of libclaprt_log_mel.so, to 48 kHz; `device` is whether its memory is that of a GPU or emulated."""
+
+    def __init__(self, api: Any, rate: int, channels: int = 1, max_batch: int = 8, device: bool = False) -> None:
+        self._api, self._channels, self._on_gpu = api, channels, device
+        self._handle = ctypes.c_void_p()
+        status = api.claprt_resampler_create(ctypes.byref(self._handle), rate, 48_000, channels, max_batch)
+        assert status == 0, api.claprt_log_mel_message().decode()
+
+    def length(self, frames: int) -> int:
+        return int(self._api.claprt_resampler_length(self._handle, ctypes.c_int64(frames)))
+
+    def __call__(self, clips: Sequence[NDArray[np.generic]]) -> list[NDArray[np.float32]]:
+        """float32 (m,) of each clip, (n,) or (n, channels), in its own place; what is not written stays NaN."""
+        lengths = [clip.size // self._channels for clip in clips]
+        pcm = np.concatenate([clip.reshape(-1) for clip in clips])
+        samples = [self.length(length) for length in lengths]
+        out = np.full(sum(samples), np.nan, dtype=np.float32)
+        placed = clip_table(lengths)
+        assert self.run(pcm, placed, out) == 0, self._api.claprt_log_mel_message().decode()
+        assert placed.tolist() == clip_table(samples).tolist()
+        return np.split(out, np.cumsum(samples)[:-1])
+
+    def run(self, samples: NDArray[np.generic], clips: Any, /, result: Any = None, **changes: Any) -> int:
+        """The call's status. `clips` becomes where the results lie; `changes` replace its arguments."""
+        table = np.asarray(clips, dtype=clip_table([1]).dtype)
+        room = np.zeros(100_000, np.float32) if result is None else result
+        source, target = (_OnGpu(samples), _OnGpu(room)) if self._on_gpu else (_InMemory(samples), _InMemory(room))
+        values = {
+            "handle": self._handle.value,
+            "pcm": source.address,
+            "pcm_frames": samples.size // self._channels,
+            "pcm_type": TYPES[samples.dtype.name],
+            "clips": table.ctypes.data,
+            "batch": len(table),
+            "out": target.address,
+            "out_samples": room.size,
+            "out_clips": table.ctypes.data,
+            **changes,
+        }
+        kinds = {
+            "pcm_type": ctypes.c_int,
+            "batch": ctypes.c_int,
+            "pcm_frames": ctypes.c_int64,
+            "out_samples": ctypes.c_int64,
+        }
+        status: int = self._api.claprt_resampler_run(
+            *(kinds.get(name, ctypes.c_void_p)(value) for name, value in values.items()), None
+        )
+        target.copy_back()
+        return status
+
+    def close(self) -> None:
+        self._api.claprt_resampler_destroy(self._handle)

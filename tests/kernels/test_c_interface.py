@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.kernels.emulated import EMULATION, FLAGS, SOURCES, EmulatedLogMel, clip_table
+import soxr
+from tests.kernels.emulated import EMULATION, FLAGS, SOURCES, EmulatedLogMel, EmulatedResampler, clip_table
 from tests.kernels.log_mel_cases import CLIP, as_float, assert_near, reference, sound, tolerance
-from tests.kernels.on_gpu_c import NORMS, PADDINGS, SCALES, TYPES, CSpec, load
+from tests.kernels.on_gpu_c import NORMS, PADDINGS, SCALES, TYPES, CResampler, CSpec, load
 from tests.specs import FUSED, UNFUSED
 
 from claprt_kernels import compile as kernel_files
 from claprt_kernels import layout
+from claprt_kernels.reference import log_mel_reference
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "kernels" / "examples" / "log_mel.c"
 
@@ -30,9 +32,9 @@ def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("no g++ to compile the emulated library with")
     library = tmp_path_factory.mktemp("library") / "libclaprt_log_mel.so"
-    source = SOURCES / "claprt_log_mel.cu"
-    command = [compiler, *FLAGS, "-Werror", "-fPIC", "-shared", "-pthread", f"-I{EMULATION}", "-x", "c++", str(source)]
-    subprocess.run([*command, "-o", str(library)], check=True)
+    command = [compiler, *FLAGS, "-Werror", "-fPIC", "-shared", "-pthread", f"-I{EMULATION}", "-x", "c++"]
+    sources = [str(SOURCES / name) for name in kernel_files.LIBRARY]
+    subprocess.run([*command, *sources, "-o", str(library)], check=True)
     return library
 
 
@@ -203,6 +205,90 @@ def test_every_cuda_error_comes_back(api: Any, monkeypatch: pytest.MonkeyPatch, 
     api.claprt_log_mel_destroy(handle)
 
 
+RATES = [8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000]
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(("dtype", "channels"), [(np.int16, 2), (np.float32, 6)])
+def test_resampler_is_that_of_python(api: Any, emulation: Path, rate: int, dtype: Any, channels: int) -> None:
+    """Which is held to tones, float64 and soxr: the same filter, the same samples, in the same places."""
+    random = np.random.default_rng(rate)
+    lengths = (1, 97, 256, 1_000)
+    clips = [random.integers(-32768, 32768, (length, channels)).astype(np.int16) for length in lengths]
+    clips = clips if dtype == np.int16 else [(clip / 32768.0).astype(np.float32) for clip in clips]
+    expected = EmulatedResampler(emulation)(clips, rate, 48_000, channels)
+    resampler = CResampler(api, rate, channels=channels)
+    assert [resampler.length(length) for length in lengths] == [len(wave) for wave in expected]
+    found = resampler(clips)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+    resampler.close()
+
+
+def test_equal_rates_only_mix(api: Any) -> None:
+    stereo = np.random.default_rng(0).standard_normal((5_000, 2)).astype(np.float32)
+    resampler = CResampler(api, 48_000, channels=2)
+    np.testing.assert_allclose(resampler([stereo])[0], stereo.mean(axis=1), rtol=0, atol=1e-7)
+
+
+def test_what_a_resampler_refuses(api: Any) -> None:
+    def refused(status: int, words: str, *arguments: int) -> None:
+        handle = ctypes.c_void_p()
+        assert api.claprt_resampler_create(ctypes.byref(handle), *arguments) == status
+        assert handle.value is None
+        assert words in message(api)
+
+    refused(1, "does not resample 44101 to 48000 Hz (by 48000 / 44101)", 44_101, 48_000, 1, 1)
+    refused(1, "by 6 / 125", 1_000_000, 48_000, 1, 1)
+    refused(1, "by 1 / 2147483647", 2**31 - 1, 1, 1, 1)
+    refused(1, "rates are positive, not 0 and 48000", 0, 48_000, 1, 1)
+    refused(2, "channels is 65", 8_000, 48_000, 65, 1)
+    refused(2, "channels is 0", 8_000, 48_000, 0, 1)
+    refused(2, "max_batch is 65536", 8_000, 48_000, 1, 65_536)
+    assert api.claprt_resampler_create(None, 8_000, 48_000, 1, 1) == 2
+    assert api.claprt_resampler_length(None, ctypes.c_int64(5)) == 0
+    resampler = CResampler(api, 24_000, max_batch=2)
+    assert [resampler.length(frames) for frames in (0, -1, 1, 2**49)] == [0, 0, 2, 0]
+
+    def run_refused(words: str, clip: tuple[int, int] = (0, 1_000), **changes: Any) -> None:
+        assert resampler.run(np.zeros(1_000, np.int16), [clip], **changes) == 2
+        assert words in message(api)
+
+    run_refused("handle is NULL", handle=None)
+    run_refused("pcm is NULL", pcm=None)
+    run_refused("out is NULL", out=None)
+    run_refused("out_clips is NULL", out_clips=None)
+    run_refused("out is misaligned", out=2)
+    run_refused("pcm_type is 2", pcm_type=2)
+    run_refused("batch is 3; this handle was created for 1 ... 2", batch=3)
+    run_refused("pcm_frames is 0", pcm_frames=0)
+    run_refused("pcm_frames is 562949953421312", pcm_frames=2**49)
+    run_refused("out_samples is 0", out_samples=0)
+    run_refused("out has room for 1999 samples; clips 0 ... 0 need 2000", out_samples=1_999)
+    run_refused("clip 0 has 0 frames", (0, 0))
+    run_refused("clip 0 is 1001 frames from 0 on, which is outside of the 1000 of pcm", (0, 1_001))
+    run_refused("outside", (2**62, 2**62))
+    run_refused("outside", (-1, 5))
+    assert resampler.run(np.zeros(1_000, np.int16), [(0, 1_000)], out_samples=2_000) == 0
+    assert message(api) == ""
+    api.claprt_resampler_destroy(None)
+
+
+@pytest.mark.parametrize(("function", "status"), [("cudaMalloc", 3), ("cudaMallocHost", 3), ("cudaLaunchKernel", 4)])
+def test_cuda_errors_of_a_resampler_come_back(
+    api: Any, monkeypatch: pytest.MonkeyPatch, function: str, status: int
+) -> None:
+    resampler = CResampler(api, 24_000)
+    monkeypatch.setenv("CLAPRT_EMULATED_FAIL", function)
+    if function == "cudaLaunchKernel":
+        assert resampler.run(np.zeros(1_000, np.int16), [(0, 1_000)]) == status
+        assert "launching resample_int16 on 8 x 1 blocks of 256 threads" in message(api)
+    else:
+        handle = ctypes.c_void_p()
+        assert api.claprt_resampler_create(ctypes.byref(handle), 24_000, 48_000, 1, 1) == status
+        assert (handle.value, function in message(api)) == (None, True)
+
+
 def test_header_is_c(tmp_path: Path) -> None:
     compiler = shutil.which("gcc")
     if compiler is None:
@@ -220,13 +306,31 @@ def test_example_runs(emulated_library: Path, tmp_path: Path) -> None:
     subprocess.run([*command, "-pthread"], check=True)
     wave = sound("noise", 158_400)
     env = os.environ | {"LD_LIBRARY_PATH": str(emulated_library.parent)}
-    done = subprocess.run([str(program)], input=wave.tobytes(), capture_output=True, check=True, env=env)
+
+    def run(pcm: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([str(program), *arguments], input=pcm, capture_output=True, check=False, env=env)
+
+    done = run(wave.tobytes())
     result = np.loadtxt(done.stdout.decode().splitlines(), dtype=np.float32)
     expected = reference("noise", wave.size, UNFUSED)[0]
     assert_near(result, expected, tolerance(expected) + 1e-6)
-    done = subprocess.run([str(program)], input=b"", capture_output=True, check=False, env=env)
-    assert done.returncode == 2
-    assert b"clip 0 has 0 samples" in done.stderr
+    stereo = np.stack([sound("noise", 88_200), sound("chirps", 88_200)], axis=1)
+    done = run(stereo.tobytes(), "44100", "2")
+    result = np.loadtxt(done.stdout.decode().splitlines(), dtype=np.float32)
+    mono = stereo.astype(np.float64).mean(axis=1) / 32768
+    expected = log_mel_reference(soxr.resample(mono, 44_100, 48_000, quality="VHQ"), UNFUSED)
+    # Two filters, both good: below 11 kHz, and away from where the clip's repetitions meet.
+    heard = expected > expected.max() - 60
+    heard[:, 58:] = False
+    assert np.median(np.abs(result - expected)[heard]) < 2e-3
+    for pcm, arguments, words in (
+        (b"", [], b"clip 0 has 0 frames"),
+        (b"12", ["44101", "1"], b"does not resample 44101"),
+        (b"12", ["48000", "0"], b"channels is 0"),
+    ):
+        done = run(pcm, *arguments)
+        assert done.returncode == 2
+        assert words in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -243,10 +347,9 @@ def test_real_library_exports_the_header_and_needs_no_toolkit(real_library: Path
         ["nm", "-D", "--defined-only", str(real_library)], capture_output=True, text=True, check=True
     )
     names = {line.split()[-1] for line in defined.stdout.splitlines() if " T " in line}
-    assert names == {
-        f"claprt_log_mel_{name}"
-        for name in ("create", "default_spec", "destroy", "frames", "message", "run", "run_device")
-    }
+    log_mel = ("create", "default_spec", "destroy", "frames", "message", "run", "run_device")
+    resampler = ("create", "destroy", "length", "run")
+    assert names == {f"claprt_log_mel_{name}" for name in log_mel} | {f"claprt_resampler_{name}" for name in resampler}
     needed = subprocess.run(["ldd", str(real_library)], capture_output=True, text=True, check=True).stdout
     assert "libcudart" not in needed
     assert (real_library.parent / "claprt_log_mel.h").is_file()

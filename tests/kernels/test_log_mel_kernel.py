@@ -32,8 +32,6 @@ from claprt.audio_io import open_audio
 from claprt.log_mel import LogMel
 from claprt.recipes import clips, features
 from claprt.spec import LogMelSpec
-from claprt_kernels import compile as kernel_files
-from claprt_kernels import why_unavailable
 
 Implementation = Callable[..., NDArray[np.floating]]
 
@@ -57,23 +55,13 @@ def emulated(emulation: Path) -> EmulatedLogMel:
 
 
 @pytest.fixture(scope="session")
-def cuda() -> GpuLogMel:
-    reason = why_unavailable()
-    if reason is not None:
-        pytest.skip(f"no GPU to run the kernel on: {reason}")
+def cuda(gpu: None) -> GpuLogMel:
     return GpuLogMel()
 
 
 @pytest.fixture(scope="session")
-def cuda_c(tmp_path_factory: pytest.TempPathFactory) -> CLogMel:
-    import torch
-
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU to run the C library on: PyTorch, which gives it memory, sees none")
-    try:
-        return CLogMel(kernel_files.compile_library(tmp_path_factory.mktemp("cuda_c"), "native"))
-    except kernel_files.CompileError as error:
-        pytest.skip(str(error))
+def cuda_c(gpu_library: Path) -> CLogMel:
+    return CLogMel(gpu_library)
 
 
 @pytest.fixture(params=["numpy", "emulated", "cuda", "cuda_c"])

@@ -1,14 +1,17 @@
-"""The resampling kernel, emulated: against tones as they must be, against float64, and beside soxr."""
+"""The resampling kernel, emulated and on a GPU: against tones as they must be, against float64, and beside soxr."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import soxr
+from numpy.typing import NDArray
 from tests.kernels.emulated import EmulatedResampler
+from tests.kernels.on_gpu import GpuResampler
+from tests.kernels.on_gpu_c import CResampler, load
 
 from claprt.resample import resampled_length
 from claprt_kernels import KernelSpecError, resample
@@ -17,9 +20,19 @@ OUT = 48_000
 RATES = [8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 88_200, 96_000, 192_000]
 
 
-@pytest.fixture(scope="module")
-def resampler(emulation: Path) -> EmulatedResampler:
-    return EmulatedResampler(emulation)
+Implementation = Callable[..., list[NDArray[np.float32]]]
+
+
+@pytest.fixture(params=["emulated", "cuda", "cuda_c"])
+def resampler(request: pytest.FixtureRequest) -> Implementation:
+    """Called with clips, their rate, 48 kHz, and their channels."""
+    if request.param == "emulated":
+        return EmulatedResampler(request.getfixturevalue("emulation"))
+    if request.param == "cuda":
+        request.getfixturevalue("gpu")
+        return GpuResampler()
+    api = load(request.getfixturevalue("gpu_library"))
+    return lambda clips, rate, _, channels=1: CResampler(api, rate, channels, device=True)(clips)
 
 
 def tone(rate: int, hz: float, seconds: float, phase: float = 0.3) -> np.ndarray:
@@ -34,7 +47,7 @@ def decibels(error: np.ndarray, signal: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_tones_are_the_same_tones(resampler: EmulatedResampler, rate: int) -> None:
+def test_tones_are_the_same_tones(resampler: Implementation, rate: int) -> None:
     """To 0.9 of the lower rate's half, 115 dB above what is left. soxr's HQ is nearer by 20 dB at most."""
     top = 0.45 * min(rate, OUT)
     frequencies = [top * share for share in (0.01, 0.11, 0.35, 0.62, 0.87, 1.0)]
@@ -51,7 +64,7 @@ def test_tones_are_the_same_tones(resampler: EmulatedResampler, rate: int) -> No
 @pytest.mark.parametrize(
     ("rate", "hz"), [(96_000, 24_100.0), (96_000, 31_000.0), (96_000, 47_000.0), (192_000, 60_000.0)]
 )
-def test_what_the_lower_rate_cannot_hold_is_gone(resampler: EmulatedResampler, rate: int, hz: float) -> None:
+def test_what_the_lower_rate_cannot_hold_is_gone(resampler: Implementation, rate: int, hz: float) -> None:
     (ours,) = resampler([tone(rate, hz, 0.25)], rate, OUT)
     assert decibels(ours[2_500:-2_500], np.ones(1) / np.sqrt(2)) < -110
 
@@ -68,9 +81,9 @@ def by_definition(x: np.ndarray, up: int, down: int, taps: np.ndarray) -> np.nda
     return out
 
 
-@pytest.mark.parametrize("rate", [8_000, 44_100, 96_000, 192_000])
+@pytest.mark.parametrize("rate", [8_000, 44_100, OUT, 96_000, 192_000])
 @pytest.mark.parametrize(("dtype", "channels"), [(np.int16, 1), (np.int16, 2), (np.float32, 6)])
-def test_it_is_the_formula(resampler: EmulatedResampler, rate: int, dtype: Any, channels: int) -> None:
+def test_it_is_the_formula(resampler: Implementation, rate: int, dtype: Any, channels: int) -> None:
     """Clips of awkward lengths, side by side, of several channels: to their very ends."""
     up, down = resample.ratio(rate, OUT)
     random = np.random.default_rng(rate)
@@ -86,7 +99,7 @@ def test_it_is_the_formula(resampler: EmulatedResampler, rate: int, dtype: Any, 
         np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-6)
 
 
-def test_noise_is_the_same_noise(resampler: EmulatedResampler) -> None:
+def test_noise_is_the_same_noise(resampler: Implementation) -> None:
     """Periodic noise of 0.9 of the band, whose values in between are known. soxr's HQ has 0.007 dB less at the top."""
     random = np.random.default_rng(0)
     spectrum = np.fft.rfft(random.standard_normal(44_100))
@@ -100,6 +113,12 @@ def test_noise_is_the_same_noise(resampler: EmulatedResampler) -> None:
     inside = slice(2_500, -2_500)
     assert decibels(ours[inside] - expected[inside], expected) < -115
     assert -85 < decibels(theirs[inside] - expected[inside], expected) < -70
+
+
+def test_equal_rates_only_mix(resampler: Implementation) -> None:
+    stereo = np.random.default_rng(0).standard_normal((5_000, 2)).astype(np.float32)
+    (ours,) = resampler([stereo], OUT, OUT, 2)
+    np.testing.assert_allclose(ours, stereo.mean(axis=1), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize(

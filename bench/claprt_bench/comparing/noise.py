@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from claprt.errors import MissingExtraError
+from claprt.extras import BENCH
 
 # With fewer measurements, the median of their changes says too little about the machine.
 _MANY = 10
@@ -213,8 +213,7 @@ def _limited(value: float) -> float:
 
 def _special() -> Any:
     """SciPy's special functions."""
-    try:
-        from scipy import special
-    except ImportError as error:
-        raise MissingExtraError(f"comparing results needs SciPy ({error}); pip install 'claprt[bench]'") from error
+    BENCH.require("claprt bench compare", "scipy")
+    from scipy import special
+
     return special

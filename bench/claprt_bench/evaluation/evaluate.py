@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from claprt.bundle import open_bundle
 from claprt.engines.ort import default_threads
 from claprt.errors import AudioError, OptionError
+from claprt.extras import BENCH
 from claprt.gpu import find_gpu
 from claprt.head import Head
 from claprt.manifest import Manifest
@@ -33,7 +34,6 @@ from claprt_bench.evaluation.retrieval import Retrieval
 from claprt_bench.evaluation.scores import Scores
 from claprt_bench.evaluation.settings import Settings
 from claprt_bench.evaluation.zero_shot import ZeroShot
-from claprt_bench.extras import require
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "scikit-learn", "scipy")
 _INTERVALS = "percentile bootstrap over sounds; Clopper-Pearson for a figure of exactly 0 or 1"
@@ -65,7 +65,7 @@ def evaluate(bundle: Path, path: Path, settings: Settings) -> tuple[dict[str, An
         MissingExtraError: claprt[bench] is not installed.
     """
     settings.check()
-    require("sklearn", "scipy")
+    BENCH.require("claprt eval", "scikit-learn", "scipy")
     manifest = open_bundle(bundle).manifest
     check_recipe(settings.recipe or manifest.audio.default_recipe, manifest.audio.fusion)
     names = _precisions(bundle, manifest, settings)

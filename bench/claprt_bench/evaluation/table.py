@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from claprt.extras import BENCH
 from claprt_bench.errors import DatasetError
-from claprt_bench.extras import require
 
 CSV_SUFFIXES, PARQUET_SUFFIXES = (".csv", ".tsv"), (".parquet", ".pq")
 _DELIMITERS = ",;\t"
@@ -124,7 +124,7 @@ def _csv(path: Path) -> Table:
 
 
 def _parquet(path: Path) -> Table:
-    require("pyarrow")
+    BENCH.require("reading Parquet", "pyarrow")
     import pyarrow
     import pyarrow.parquet
 

@@ -29,6 +29,7 @@ from claprt_bench.peers.sides import Side, Sides, Step
 from claprt_bench.peers.worker import SIDES, Limits, WorkerError
 
 _MIN_CLIPS = 8
+_FEW_ROUNDS = 11
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,10 @@ class _Against:
         self.theirs: dict[str, Side] = {}
         self.left_out: list[dict[str, str]] = []
         self.warnings: list[str] = []
+        if options.rounds < _FEW_ROUNDS:
+            self.warnings.append(
+                f"ratios of {options.rounds} rounds: their intervals take {_FEW_ROUNDS} or more; pass --rounds"
+            )
         log_mel = manifest.audio.log_mel
         self.inputs, waveforms = clips(log_mel, options.recordings, max(_MIN_CLIPS, *options.batches))
         rate, limits = log_mel.sampling_rate, options.limits

@@ -17,7 +17,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from typing import Any
 
-from claprt.errors import MissingExtraError
+from claprt.extras import BENCH
 from claprt_bench.report.html import Html, clean, element
 
 # A unit of a drawing is a CSS pixel on the narrowest phones (320 px, less the margins).
@@ -74,12 +74,9 @@ def drawing() -> Iterator[None]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise MissingExtraError(
-            "the report's plots need a package that is not installed: matplotlib; pip install 'claprt[bench]'"
-        ) from error
+    BENCH.require("a report", "matplotlib")
+    import matplotlib as mpl
+
     with mpl.rc_context(), warnings.catch_warnings():
         # The browser has glyphs that matplotlib's font has not.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)

@@ -1,16 +1,14 @@
-// The C interface: checks, tables, and the launch. One shared library with log_mel.cu:
+// The C interface of the log-Mel kernel: checks, tables, and the launch. With c_interface.cu and claprt_resample.cu it makes
+// one shared library:
 //
-//     nvcc -O3 -std=c++17 -shared -Xcompiler -fPIC,-fvisibility=hidden -cudart static claprt_log_mel.cu -o libclaprt_log_mel.so
+//     nvcc -O3 -std=c++17 -shared -Xcompiler -fPIC,-fvisibility=hidden -cudart static
+//          claprt_log_mel.cu claprt_resample.cu c_interface.cu -o libclaprt_log_mel.so
 
-#include "claprt_log_mel.h"
-
-#include <cuda_runtime.h>
+#include "c_interface.h"
 
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
 #include <cstring>
-#include <mutex>
+#include <memory>
 #include <new>
 #include <vector>
 
@@ -19,34 +17,11 @@
 namespace {
 
 using claprt::Clip;
+using claprt::fail;
 using claprt::kFft;
 using claprt::LogMelArguments;
 
 static_assert(sizeof(Clip) == sizeof(claprt_clip), "one layout for C, the kernel and Python");
-
-constexpr int kRuns = 16;           // how many may be under way before one has to wait
-constexpr int kLargestBatch = 65535;  // gridDim.y
-
-thread_local char message[512];
-
-__attribute__((format(printf, 2, 3))) claprt_status fail(claprt_status status, const char* format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    std::vsnprintf(message, sizeof message, format, arguments);
-    va_end(arguments);
-    return status;
-}
-
-claprt_status failed(cudaError_t error, const char* what) {
-    return fail(error == cudaErrorMemoryAllocation ? CLAPRT_OUT_OF_MEMORY : CLAPRT_CUDA_ERROR, "%s failed: %s (%s)", what,
-                cudaGetErrorString(error), cudaGetErrorName(error));
-}
-
-#define CHECK(call)                                                      \
-    do {                                                                 \
-        const cudaError_t error_ = (call);                               \
-        if (error_ != cudaSuccess) return failed(error_, #call);         \
-    } while (0)
 
 // HTK book, 5.4; Slaney, Auditory Toolbox (1998).
 double to_mel(double hz, claprt_mel_scale scale) {
@@ -155,64 +130,37 @@ struct claprt_log_mel {
 
     claprt_log_mel_spec spec;
     const int max_batch;
-    bool narrow = false;         // whether the mel bank lies under 15 kHz
-    int device = 0;
-    float* tables = nullptr;
-    Clip* staged = nullptr;      // kRuns · max_batch, pinned
-    Clip* clips = nullptr;       // the same on the device
-    cudaEvent_t done[kRuns] = {};
-    int next = 0;
-    std::mutex mutex;
-
-    ~claprt_log_mel() {
-        for (cudaEvent_t event : done) {
-            if (event == nullptr) continue;
-            cudaEventSynchronize(event);
-            cudaEventDestroy(event);
-        }
-        cudaFree(clips);
-        cudaFreeHost(staged);
-        cudaFree(tables);
-    }
+    bool narrow = false;  // whether the mel bank lies under 15 kHz
+    claprt::DeviceArray<float> tables;
+    claprt::TableRing<Clip> clips;  // the last member, destroyed first: it waits for what is under way
 };
 
 namespace {
 
 claprt_status fill(claprt_log_mel& handle) {
-    CHECK(cudaGetDevice(&handle.device));
-    const std::vector<float> tables = make_tables(handle.spec, handle.narrow);
-    const std::size_t clips = sizeof(Clip) * kRuns * handle.max_batch;
-    CHECK(cudaMalloc(reinterpret_cast<void**>(&handle.tables), sizeof(float) * tables.size()));
-    CHECK(cudaMalloc(reinterpret_cast<void**>(&handle.clips), clips));
-    CHECK(cudaMallocHost(reinterpret_cast<void**>(&handle.staged), clips));
-    CHECK(cudaMemcpy(handle.tables, tables.data(), sizeof(float) * tables.size(), cudaMemcpyHostToDevice));
-    for (cudaEvent_t& event : handle.done) CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    int device;
+    CLAPRT_CHECK(cudaGetDevice(&device));
+    if (const claprt_status status = handle.tables.create(make_tables(handle.spec, handle.narrow))) return status;
     cudaFuncAttributes attributes;  // is there code for this GPU?
-    CHECK(cudaFuncGetAttributes(&attributes, log_mel_int16_fp16_narrow));
-    return CLAPRT_OK;
+    CLAPRT_CHECK(cudaFuncGetAttributes(&attributes, log_mel_int16_fp16_narrow));
+    return handle.clips.create(handle.max_batch);
 }
 
 claprt_status check_run(const claprt_log_mel* handle, const void* pcm, int64_t pcm_samples, claprt_type pcm_type,
                         const claprt_clip* clips, int32_t batch, const void* out, claprt_type out_type) {
     if (handle == nullptr) return fail(CLAPRT_INVALID_ARGUMENT, "handle is NULL; create one first");
-    if (pcm_type != CLAPRT_INT16 && pcm_type != CLAPRT_FLOAT32)
-        return fail(CLAPRT_INVALID_ARGUMENT, "pcm_type is %d; samples are CLAPRT_INT16 or CLAPRT_FLOAT32", pcm_type);
     if (out_type != CLAPRT_FLOAT16 && out_type != CLAPRT_FLOAT32)
         return fail(CLAPRT_INVALID_ARGUMENT, "out_type is %d; results are CLAPRT_FLOAT16 or CLAPRT_FLOAT32", out_type);
     if (batch < 1 || batch > handle->max_batch)
         return fail(CLAPRT_INVALID_ARGUMENT, "batch is %d; this handle was created for 1 ... %d", batch, handle->max_batch);
     if (pcm_samples < 1)
         return fail(CLAPRT_INVALID_ARGUMENT, "pcm_samples is %lld; there must be at least one", (long long)pcm_samples);
-    const struct {
-        const char* name;
-        const void* pointer;
-        std::size_t alignment;
-    } pointers[] = {{"pcm", pcm, pcm_type == CLAPRT_INT16 ? 2u : 4u}, {"clips", clips, 8}, {"out", out, out_type == CLAPRT_FLOAT16 ? 2u : 4u}};
-    for (const auto& p : pointers) {
-        if (p.pointer == nullptr) return fail(CLAPRT_INVALID_ARGUMENT, "%s is NULL; pass the address of its memory", p.name);
-        if (reinterpret_cast<std::uintptr_t>(p.pointer) % p.alignment != 0)
-            return fail(CLAPRT_INVALID_ARGUMENT, "%s is misaligned: %p is no multiple of %zu", p.name, p.pointer, p.alignment);
-    }
+    if (const claprt_status status = claprt::check_sample_type(pcm_type)) return status;
+    const claprt::NamedPointer pointers[] = {{"pcm", pcm, pcm_type == CLAPRT_INT16 ? 2u : 4u},
+                                             {"clips", clips, 8},
+                                             {"out", out, out_type == CLAPRT_FLOAT16 ? 2u : 4u}};
+    for (const auto& pointer : pointers)
+        if (const claprt_status status = claprt::check_pointer(pointer)) return status;
     return CLAPRT_OK;
 }
 
@@ -223,7 +171,7 @@ claprt_status launch(claprt_log_mel& handle, const void* pcm, int64_t pcm_sample
     LogMelArguments arguments;
     arguments.pcm = pcm;
     arguments.clips = clips;
-    arguments.tables = handle.tables;
+    arguments.tables = handle.tables.data();
     arguments.out = out;
     arguments.pcm_samples = pcm_samples;
     arguments.channels = spec.channels;
@@ -241,86 +189,61 @@ claprt_status launch(claprt_log_mel& handle, const void* pcm, int64_t pcm_sample
     cudaGetLastError();  // of whoever called CUDA before: not this launch's
     void* parameters[] = {&arguments};
     const cudaError_t error = cudaLaunchKernel(found.kernel, grid, dim3(claprt::kThreads), parameters, 0, stream);
-    if (error != cudaSuccess)
-        return fail(CLAPRT_CUDA_ERROR, "launching %s on %u x %u blocks of %d threads failed: %s (%s)", found.name, grid.x,
-                    grid.y, claprt::kThreads, cudaGetErrorString(error), cudaGetErrorName(error));
+    if (error != cudaSuccess) return claprt::launch_failed(error, found.name, grid, claprt::kThreads);
     return CLAPRT_OK;
 }
 
 }  // namespace
 
-#define API extern "C" __attribute__((visibility("default")))
-
-API void claprt_log_mel_default_spec(claprt_log_mel_spec* spec) {
+CLAPRT_API void claprt_log_mel_default_spec(claprt_log_mel_spec* spec) {
     *spec = {48000, 1024, 480, 64, 50.0, 14000.0, CLAPRT_SLANEY, CLAPRT_NORM_SLANEY, 1e-10, 480000, CLAPRT_REPEATPAD,
              0, 1, nullptr, nullptr};
 }
 
-API claprt_status claprt_log_mel_create(claprt_log_mel** handle, const claprt_log_mel_spec* spec, int32_t max_batch) {
-    message[0] = '\0';
+CLAPRT_API claprt_status claprt_log_mel_create(claprt_log_mel** handle, const claprt_log_mel_spec* spec, int32_t max_batch) {
+    claprt::forget_failure();
     if (handle == nullptr || spec == nullptr)
         return fail(CLAPRT_INVALID_ARGUMENT, "%s is NULL; pass its address", handle == nullptr ? "handle" : "spec");
     *handle = nullptr;
-    if (max_batch < 1 || max_batch > kLargestBatch)
-        return fail(CLAPRT_INVALID_ARGUMENT, "max_batch is %d; pass 1 ... %d", max_batch, kLargestBatch);
-    const claprt_status status = check_spec(*spec);
-    if (status != CLAPRT_OK) return status;
+    if (max_batch < 1 || max_batch > claprt::kLargestBatch)
+        return fail(CLAPRT_INVALID_ARGUMENT, "max_batch is %d; pass 1 ... %d", max_batch, claprt::kLargestBatch);
+    if (const claprt_status status = check_spec(*spec)) return status;
     try {
-        auto* made = new claprt_log_mel(*spec, max_batch);
-        const claprt_status filled = fill(*made);
-        if (filled != CLAPRT_OK) {
-            delete made;
-            return filled;
-        }
+        auto made = std::make_unique<claprt_log_mel>(*spec, max_batch);
+        if (const claprt_status failure = fill(*made)) return failure;
         made->spec.factor = made->spec.summand = nullptr;  // the caller's, and in the tables now
-        *handle = made;
+        *handle = made.release();
     } catch (const std::bad_alloc&) {
         return fail(CLAPRT_OUT_OF_MEMORY, "out of host memory for a batch of %d; pass a smaller max_batch", max_batch);
     }
     return CLAPRT_OK;
 }
 
-API int32_t claprt_log_mel_frames(const claprt_log_mel* handle) {
+CLAPRT_API int32_t claprt_log_mel_frames(const claprt_log_mel* handle) {
     return handle == nullptr ? 0 : 1 + handle->spec.clip_samples / handle->spec.hop_length;
 }
 
-API claprt_status claprt_log_mel_run(claprt_log_mel* handle, const void* pcm, int64_t pcm_samples, claprt_type pcm_type,
-                                     const claprt_clip* clips, int32_t batch, void* out, claprt_type out_type,
-                                     void* stream) {
-    message[0] = '\0';
-    const claprt_status status = check_run(handle, pcm, pcm_samples, pcm_type, clips, batch, out, out_type);
-    if (status != CLAPRT_OK) return status;
-    for (int32_t i = 0; i < batch; ++i) {
-        const long long offset = clips[i].offset, length = clips[i].length;
-        if (length < 1) return fail(CLAPRT_INVALID_ARGUMENT, "clip %d has %lld samples; it needs at least one", i, length);
-        if (offset < 0 || length > pcm_samples - offset)
-            return fail(CLAPRT_INVALID_ARGUMENT, "clip %d is %lld samples from %lld on, which is outside of the %lld of pcm", i,
-                        length, offset, static_cast<long long>(pcm_samples));
-    }
-    const std::lock_guard<std::mutex> lock(handle->mutex);
-    const int slot = handle->next;
-    handle->next = (slot + 1) % kRuns;
-    CHECK(cudaEventSynchronize(handle->done[slot]));  // returns at once if the run 16 runs ago is done
-    Clip* staged = handle->staged + slot * handle->max_batch;
-    Clip* on_device = handle->clips + slot * handle->max_batch;
-    std::memcpy(staged, clips, sizeof(Clip) * batch);
-    const auto on = static_cast<cudaStream_t>(stream);
-    CHECK(cudaMemcpyAsync(on_device, staged, sizeof(Clip) * batch, cudaMemcpyHostToDevice, on));
-    const claprt_status launched = launch(*handle, pcm, pcm_samples, pcm_type, on_device, batch, out, out_type, on);
-    CHECK(cudaEventRecord(handle->done[slot], on));
-    return launched;
-}
-
-API claprt_status claprt_log_mel_run_device(claprt_log_mel* handle, const void* pcm, int64_t pcm_samples,
+CLAPRT_API claprt_status claprt_log_mel_run(claprt_log_mel* handle, const void* pcm, int64_t pcm_samples,
                                             claprt_type pcm_type, const claprt_clip* clips, int32_t batch, void* out,
                                             claprt_type out_type, void* stream) {
-    message[0] = '\0';
-    const claprt_status status = check_run(handle, pcm, pcm_samples, pcm_type, clips, batch, out, out_type);
-    if (status != CLAPRT_OK) return status;
+    claprt::forget_failure();
+    if (const claprt_status status = check_run(handle, pcm, pcm_samples, pcm_type, clips, batch, out, out_type))
+        return status;
+    if (const claprt_status status = claprt::check_clips(clips, batch, pcm_samples, "samples")) return status;
+    const auto on = static_cast<cudaStream_t>(stream);
+    return handle->clips.run(reinterpret_cast<const Clip*>(clips), batch, on, [&](const Clip* on_device) {
+        return launch(*handle, pcm, pcm_samples, pcm_type, on_device, batch, out, out_type, on);
+    });
+}
+
+CLAPRT_API claprt_status claprt_log_mel_run_device(claprt_log_mel* handle, const void* pcm, int64_t pcm_samples,
+                                                   claprt_type pcm_type, const claprt_clip* clips, int32_t batch,
+                                                   void* out, claprt_type out_type, void* stream) {
+    claprt::forget_failure();
+    if (const claprt_status status = check_run(handle, pcm, pcm_samples, pcm_type, clips, batch, out, out_type))
+        return status;
     return launch(*handle, pcm, pcm_samples, pcm_type, reinterpret_cast<const Clip*>(clips), batch, out, out_type,
                   static_cast<cudaStream_t>(stream));
 }
 
-API void claprt_log_mel_destroy(claprt_log_mel* handle) { delete handle; }
-
-API const char* claprt_log_mel_message(void) { return message; }
+CLAPRT_API void claprt_log_mel_destroy(claprt_log_mel* handle) { delete handle; }

@@ -1,4 +1,5 @@
-/* CLAP's log-Mel front end on a GPU, for C and C++ services: create from a specification, run on a stream, destroy.
+/* CLAP's log-Mel front end on a GPU, for C and C++ services: create from a specification, run on a stream, destroy. A
+ * resampler beside it takes PCM of other rates and of several channels.
  *
  * The library needs no Python, no PyTorch and no CUDA toolkit at run time: only the driver. It works in the CUDA context
  * that is current (the primary one, if none is), as the CUDA runtime does. Calls with one handle may come from several
@@ -84,6 +85,33 @@ claprt_status claprt_log_mel_run_device(claprt_log_mel* handle, const void* pcm,
 
 /* Waits for the handle's work and frees it. NULL is allowed. */
 void claprt_log_mel_destroy(claprt_log_mel* handle);
+
+/* PCM of another rate, or of several channels, to what claprt_log_mel_run reads: mono float32 at the model's rate. */
+typedef struct claprt_resampler claprt_resampler;
+
+/* For PCM of `channels` (1 ... 64) interleaved channels, whose mean is resampled. The rates, in Hz, need a simple ratio: to
+ * 48000 the kernel does 8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000 and 192000; others are refused
+ * with CLAPRT_INVALID_SPEC. Up to 0.9 of the lower rate's half, what differs from the exact signal is 115 dB below it; linear
+ * phase, no delay. Where both rates are equal only the channels are mixed. *handle is NULL on failure. */
+claprt_status claprt_resampler_create(claprt_resampler** handle, int32_t in_rate, int32_t out_rate, int32_t channels,
+                                      int32_t max_batch);
+
+/* Samples that a clip of so many frames becomes: frames * out_rate / in_rate rounded half up, at least 1; 0 for no frames.
+ * A frame is one sample of each channel. */
+int64_t claprt_resampler_length(const claprt_resampler* handle, int64_t frames);
+
+/* One kernel launch on `stream`, as claprt_log_mel_run. It cannot be captured into a CUDA graph.
+ *
+ * pcm:       device memory, pcm_frames * channels of pcm_type.
+ * clips:     host memory, (batch,), in frames.
+ * out:       device memory, float32, room for out_samples. The results lie there back to back; full scale is 1.
+ * out_clips: host memory, (batch,): where each result lies, for claprt_log_mel_run. May be `clips` itself. */
+claprt_status claprt_resampler_run(claprt_resampler* handle, const void* pcm, int64_t pcm_frames, claprt_type pcm_type,
+                                   const claprt_clip* clips, int32_t batch, float* out, int64_t out_samples,
+                                   claprt_clip* out_clips, void* stream);
+
+/* Waits for the handle's work and frees it. NULL is allowed. */
+void claprt_resampler_destroy(claprt_resampler* handle);
 
 /* What the last failing call of this thread was refused for; "" if none was. Valid until the thread's next call. */
 const char* claprt_log_mel_message(void);

@@ -10,6 +10,7 @@ from claprt.bundle import open_bundle
 from claprt.cli.lists import names, numbers, steps
 from claprt.cli.output import EXIT_PARTIAL
 from claprt.errors import OptionError
+from claprt.extras import BENCH
 
 _STDOUT, _ALL, _NONE = "-", "all", "none"
 
@@ -23,7 +24,7 @@ def run_bench(args: argparse.Namespace) -> int:
         if path is not None:
             document.check_writable(path)
     if args.html is not None:
-        importlib.import_module("claprt_bench.extras").require("matplotlib")
+        BENCH.require("a report", "matplotlib")
     options = speed.SpeedOptions(
         backend=args.backend,
         precisions=_precisions(args),

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from claprt.cli.output import EXIT_PARTIAL, print_json, print_table, report_error, report_note
+from claprt.extras import BENCH
 from claprt_bench.document import check_writable, write_document
 from claprt_bench.evaluation.bootstrap import Bootstrap
 from claprt_bench.evaluation.dataset import Options
 from claprt_bench.evaluation.evaluate import evaluate
 from claprt_bench.evaluation.settings import Settings
-from claprt_bench.extras import require
 
 STDOUT = "-"
 _SHOWN = 20
@@ -62,7 +62,7 @@ def run_eval(args: argparse.Namespace) -> int:
         if path is not None:
             check_writable(path)
     if args.html is not None:
-        require("matplotlib")
+        BENCH.require("a report", "matplotlib")
     write_report = importlib.import_module("claprt_bench.report").write_report if args.html is not None else None
     document, head = evaluate(args.bundle, args.dataset, settings)
     if head is not None:
