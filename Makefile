@@ -58,7 +58,7 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m claprt_bench.prepare build/bench $(if $(AUDIO),--audio $(AUDIO))
 	$(BIN)/claprt bench build/bench/htsat-tiny/bundle --backend ort-cpu --precision fp32,int8 --batch 1,8 --rate 2,5,10,15 \
-	  --scaling all --against transformers,torch-compile --checkpoint build/bench/htsat-tiny/checkpoint \
+	  --scaling all --against transformers,torch-compile --checkpoint build/bench/htsat-tiny/random-htsat-tiny \
 	  --json bench/results/speed-$(NAME).json --html build/bench/report.html $(if $(AUDIO),--audio $(AUDIO)) $(BENCH_ARGS)
 
 readme: $(VENV)/.installed

@@ -35,7 +35,7 @@ class Prepared:
     """Where the things to measure lie.
 
     Attributes:
-        checkpoint: a directory as transformers saves one.
+        checkpoint: a directory as transformers saves one. Its name is what results show as their source.
         bundle: what claprt makes of it.
         stock: what torch.onnx.export makes of transformers' audio tower.
         refused: a file that says why the bundle has no INT8; absent when it has.
@@ -50,7 +50,7 @@ class Prepared:
     def under(directory: Path, size: str) -> Prepared:
         """Their places for a size of `claprt_export.random_checkpoint.SIZES`."""
         base = directory / size
-        return Prepared(base / "checkpoint", base / "bundle", base / "stock.onnx", base / "int8-refused.txt")
+        return Prepared(base / f"random-{size}", base / "bundle", base / "stock.onnx", base / "int8-refused.txt")
 
 
 def prepare_in_child(directory: Path, size: str, recordings: Path | None, rebuild: bool) -> Prepared:

@@ -6,7 +6,7 @@ from claprt_bench.figures import UNKNOWN, duration, number, size
 from claprt_bench.readme_results import Node, Results
 from claprt_bench.readme_text import paragraph, table
 
-SPEED = "speed-amd-epyc-zen4.json"
+SPEED, LAION = "speed-amd-epyc-zen4.json", "against-laion-amd-epyc-zen4.json"
 _PATHS = (("file", "a file"), ("waveform", "a waveform"), ("text", "a text"))
 _STEPS = (("waveform", 1, "one clip"), ("waveform", 8, "8 clips"), ("text", 16, "16 texts"))
 _PEERS = {
@@ -69,8 +69,21 @@ def against(results: Results) -> str:
     return table(["times as fast as", *(_PEERS[name] for name in peers)], rows) + paragraph(
         "`claprt bench` with `--against`, on the same architecture: ratio of medians with its 95 % interval, each side "
         f"in a process of its own, in turn, as it comes; {_where(result)}, {versions}. The others compute in FP32, and "
-        f"pad texts to 77 tokens. [All samples](bench/results/{SPEED}), [peers and how they are set "
+        f"pad texts to 77 tokens. {_laion(results)} [All samples](bench/results/{SPEED}), [peers and how they are set "
         "up](docs/benchmark-peers.md)."
+    )
+
+
+def _laion(results: Results) -> str:
+    """laion-clap reads other files than the other peers: it has a run of its own."""
+    result = results.speed(LAION)
+    ratios = [
+        f"{name} {_interval(result['against'].find('id', f'against/{step}/fp32/b{batch}/laion'))}"
+        for step, batch, name in _STEPS
+    ]
+    return (
+        f"LAION's own package, on a `.pt` file of that architecture, in FP32: {', '.join(ratios)} times "
+        f"([another run](bench/results/{LAION}))."
     )
 
 
