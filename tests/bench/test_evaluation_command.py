@@ -25,6 +25,7 @@ import claprt
 from claprt.cli.eval import comparison
 from claprt_bench.document import read_document
 from claprt_bench.evaluation import fsdd, made_sounds
+from claprt_bench.report import write_report
 from claprt_export.demo.captions import DIGIT_LABELS, DIGITS
 from claprt_export.demo.sounds import KINDS as ALL_KINDS
 from claprt_export.demo.sounds import SAMPLING_RATE, render
@@ -75,9 +76,13 @@ def test_the_digits_figures_are_those_of_the_model_card(
 def test_zero_shot_of_all_variants(cli: Cli, demo_bundle: Path, tree: Path, tmp_path: Path) -> None:
     """The document has what classify says of each file; the table has its figures; variants are compared in pairs."""
     file = tmp_path / "result.json"
-    result = cli("eval", demo_bundle, tree, "--task", "zero-shot", "--precision", "all", "--json", file)
+    page, again = tmp_path / "page.html", tmp_path / "again.html"
+    outputs = ("--json", file, "--html", page)
+    result = cli("eval", demo_bundle, tree, "--task", "zero-shot", "--precision", "all", *outputs)
     assert (result.code, result.err) == (0, "")
     document = read_document(file, "evaluation")
+    write_report([document], again)
+    assert page.read_text("utf-8") == again.read_text("utf-8")
     assert [row["precision"] for row in document["variants"]] == ["fp32", "fp16", "int8"]
     assert [row["variant"] for row in document["variants"]] == ["fp32", "fp16", "int8-cpu"]
     for row in document["variants"]:
@@ -259,7 +264,7 @@ def test_what_imports_load() -> None:
     code = f"""import sys
 import termios
 import claprt.cli.eval
-from claprt_bench import extras
+from claprt import extras
 from claprt_bench.comparing import compare
 from claprt_bench.evaluation import evaluate, fsdd, listing, made_sounds, settings, table
 from claprt_bench.peers import against

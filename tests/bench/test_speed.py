@@ -24,6 +24,7 @@ from claprt.errors import OptionError
 from claprt.manifest import Manifest
 from claprt_bench.document import read_document
 from claprt_bench.errors import BenchError
+from claprt_bench.report import write_report
 from claprt_bench.speed import plan, worker
 from claprt_bench.speed.inputs import FILE_RATE, read_inputs, write_inputs
 from claprt_bench.speed.jobs import Workers
@@ -39,14 +40,18 @@ NUMBER = (int, float)
 
 @pytest.fixture(scope="module")
 def measured(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    """A result of two precisions with all parts, and what was printed."""
+    """A result of two precisions with all parts, and what was printed. Its report is that of `claprt bench report`."""
     path = tmp_path_factory.mktemp("speed") / "result.json"
     command = [sys.executable, "-m", "claprt", "bench", str(demo_bundle), *SHORT, "--precision", "fp32,int8"]
-    command += ["--rate", "100", "--scaling", "threads", "--json", str(path)]
+    page, again = path.with_name("page.html"), path.with_name("again.html")
+    command += ["--rate", "100", "--scaling", "threads", "--json", str(path), "--html", str(page)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no bar in a pipe
-    return read_document(path, "speed"), done.stdout
+    document = read_document(path, "speed")
+    write_report([document], again)
+    assert page.read_text("utf-8") == again.read_text("utf-8")
+    return document, done.stdout
 
 
 def test_every_measurement_is_whole(measured: tuple[dict[str, Any], str]) -> None:

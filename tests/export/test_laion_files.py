@@ -360,6 +360,7 @@ def test_other_attention_masks(tmp_path: Path, weights: Weights, changed: str) -
     if changed == "nothing masked":
         weights[key] = torch.zeros_like(weights[key])
     elif changed == "one pair":
+        weights[key] = weights[key].clone()
         weights[key][63, 0, 1] = -100.0 - weights[key][63, 0, 1]
     else:
         key = "audio_branch.layers.0.blocks.0.attn_mask"

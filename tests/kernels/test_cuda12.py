@@ -1,4 +1,4 @@
-"""CUDA 12's compiler takes the kernels too: what JetPack 6 has. As a library (NVRTC), which PyPI has; nvcc is the same one."""
+"""CUDA 12's compiler takes the kernels too, that of JetPack 6: as a library (NVRTC), which PyPI has."""
 
 from __future__ import annotations
 
