@@ -7,7 +7,6 @@ the device; inputs rotate, and the time is that of many runs in a row, from the 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import time
 import warnings
@@ -283,8 +282,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def transformers_installed() -> bool:
-    """Whether `measure_pytorch` has what it needs."""
-    return importlib.util.find_spec("transformers") is not None
