@@ -373,60 +373,68 @@ def _set(*path: str | int, to: Any) -> Callable[[Document], None]:
 @pytest.mark.parametrize(
     ("kind", "change", "named"),
     [
-        ("speed", _set("machine", to=[]), "machine: [] is not an object"),
-        ("speed", _set("machine", "processor", to=7), "machine.processor: 7 is not a text"),
-        ("speed", _set("measurements", to={}), "measurements: {} is not a list"),
-        ("speed", _set("measurements", 3, to="x"), "measurements[3]: 'x' is not an object"),
-        ("speed", _set("measurements", 0, "batch", to="1"), "measurements[0].batch: '1' is not a number"),
+        ("speed", _set("machine", to=[]), "machine is a list of 0, not an object"),
+        ("speed", _set("machine", "processor", to=7), "machine.processor is 7, not a text"),
+        ("speed", _set("measurements", to={}), "measurements is a dict of 0, not a list"),
+        ("speed", _set("measurements", 3, to="x"), "measurements[3] is 'x', not an object"),
+        (
+            "speed",
+            _set("measurements", 0, "batch", to="1"),
+            "measurements[0].batch is '1', not a finite number",
+        ),
         (
             "speed",
             _set("measurements", 10, "batch", to=0),
-            "measurements[10].batch: 0 is not a finite number, at least 1",
+            "measurements[10].batch is 0, not a finite number of at least 1",
         ),
         (
             "speed",
             _set("measurements", 11, "summary", "p50_ms", to=True),
-            "measurements[11].summary.p50_ms: True is not a",
+            "measurements[11].summary.p50_ms is True, not a",
         ),
         (
             "speed",
             _set("measurements", 11, "summary", "p90_ms", to=-1.0),
-            "measurements[11].summary.p90_ms: -1.0 is not",
+            "measurements[11].summary.p90_ms is -1.0, not",
         ),
         (
             "speed",
             _set("measurements", 11, "samples_ms", to=[[1.0], ["2"]]),
-            "measurements[11].samples_ms[1]: '2' is not",
+            "measurements[11].samples_ms[1] is '2', not",
         ),
         (
             "speed",
             _set("measurements", 11, "samples_ms", to=[[1e999]]),
-            "measurements[11].samples_ms[0]: inf is not a f",
+            "measurements[11].samples_ms[0] is inf, not a f",
         ),
-        ("speed", _set("cold_start", 0, "median_ms", to=10**5000), "cold_start[0].median_ms: a huge integer is not a"),
-        ("speed", _set("noise", "quiet", to="yes"), "noise.quiet: 'yes' is not true or false"),
+        ("speed", _set("cold_start", 0, "median_ms", to=10**5000), "cold_start[0].median_ms is a huge integer, not a"),
+        ("speed", _set("noise", "quiet", to="yes"), "noise.quiet is 'yes', not true or false"),
         (
             "speed",
             _set("against", 0, "ratio_spread", to=[3.0, 2.0]),
-            "against[0].ratio_spread: [3.0, 2.0] is not a pair",
+            "against[0].ratio_spread is a list of 2, not a pair",
         ),
         (
             "evaluation",
             _set("variants", 0, "metrics", "top1", "value", to=1.2),
-            "variants[0].metrics.top1.value: 1.2 is",
+            "variants[0].metrics.top1.value is 1.2, not",
         ),
-        ("evaluation", _set("variants", 0, "confusion", "counts", 0, to=[1]), "variants[0].confusion.counts: [[1], ["),
+        (
+            "evaluation",
+            _set("variants", 0, "confusion", "counts", 0, to=[1]),
+            "variants[0].confusion.counts is a list",
+        ),
         (
             "evaluation",
             _set("variants", 0, "confusion", "counts", 0, 0, to=-1),
-            "variants[0].confusion.counts: -1 is not",
+            "variants[0].confusion.counts is -1, not",
         ),
         (
             "evaluation",
             _set("variants", 0, "confusion", "labels", 2, to=5),
-            "variants[0].confusion.labels[2]: 5 is not a",
+            "variants[0].confusion.labels[2] is 5, not a",
         ),
-        ("evaluation", _set("dataset", "skipped", to=[None]), "dataset.skipped[0]: None is not an object"),
+        ("evaluation", _set("dataset", "skipped", to=[None]), "dataset.skipped[0] is None, not an object"),
     ],
 )
 def test_wrong_types_are_errors(kind: str, change: Callable[[Document], None], named: str, tmp_path: Path) -> None:
@@ -437,7 +445,7 @@ def test_wrong_types_are_errors(kind: str, change: Callable[[Document], None], n
     with pytest.raises(ResultError) as raised:
         write_report([document], tmp_path / "report.html")
     message = str(raised.value)
-    assert message.startswith(f"a result has a wrong value: result 1 ({kind}): {named}")
+    assert message.startswith(f"a damaged result: result 1 ({kind}): {named}")
     assert message.endswith("; measure again")
     assert "\n" not in message
     assert list(tmp_path.iterdir()) == []
@@ -447,7 +455,7 @@ def test_errors_count_documents_as_they_were_given(tmp_path: Path) -> None:
     """The page has speed first; an error says which file."""
     wrong = only(results.speed(), "checks")
     wrong["checks"] = 1
-    with pytest.raises(ResultError, match=re.escape("result 2 (speed): checks: 1 is not a list")):
+    with pytest.raises(ResultError, match=re.escape("result 2 (speed): checks is 1, not a list")):
         write_report([results.evaluation(), wrong], tmp_path / "report.html")
 
 

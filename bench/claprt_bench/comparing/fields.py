@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from claprt_bench import values
 from claprt_bench.errors import ResultError
 
-_MAX_ITEMS, _MAX_TEXT = 1_000_000, 1000
+_MAX_TEXT = 1000
 # Milliseconds, bytes, rates: whatever is measured lies in here, and quotients of two such numbers are finite.
 _SMALLEST, _LARGEST = 1e-9, 1e18
 
@@ -31,9 +32,7 @@ class Fields:
     """
 
     def __init__(self, value: object, where: str) -> None:
-        if not isinstance(value, dict):
-            _refuse(where, value, "an object")
-        self.values: dict[str, Any] = value
+        self.values: dict[str, Any] = values.mapping(value, where)
         self.where = where
 
     def has(self, key: str) -> bool:
@@ -50,7 +49,7 @@ class Fields:
 
     def items(self, key: str) -> Iterator[Fields]:
         """The objects of a list."""
-        for index, item in enumerate(self._list(self._get(key), self.name(key))):
+        for index, item in enumerate(values.items(self._get(key), self.name(key))):
             yield Fields(item, f"{self.name(key)}[{index}]")
 
     def text(self, key: str) -> str:
@@ -61,15 +60,12 @@ class Fields:
         """A list of such strings."""
         return [
             _text(item, f"{self.name(key)}[{index}]")
-            for index, item in enumerate(self._list(self._get(key), self.name(key)))
+            for index, item in enumerate(values.items(self._get(key), self.name(key)))
         ]
 
     def flag(self, key: str) -> bool:
         """True or false."""
-        value = self._get(key)
-        if not isinstance(value, bool):
-            _refuse(self.name(key), value, "true or false")
-        return value
+        return values.flag(self._get(key), self.name(key))
 
     def number(self, key: str, low: float = _SMALLEST, high: float = _LARGEST) -> float:
         """A number in [low, high]; positive unless `low` says otherwise."""
@@ -79,7 +75,7 @@ class Fields:
         """An integer in [low, high]."""
         value = self._get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            _refuse(self.name(key), value, f"an integer from {low} to {high}")
+            values.refuse(self.name(key), value, f"an integer from {low} to {high}")
         return value
 
     def numbers(self, key: str) -> NDArray[np.float64]:
@@ -88,9 +84,9 @@ class Fields:
 
     def repeats(self, key: str) -> list[NDArray[np.float64]]:
         """A list of lists of positive numbers, none empty."""
-        rows = self._list(self._get(key), self.name(key))
+        rows = values.items(self._get(key), self.name(key))
         if not rows:
-            _refuse(self.name(key), rows, "a list of at least one repeat")
+            values.refuse(self.name(key), rows, "a list of at least one repeat")
         return [_numbers(row, f"{self.name(key)}[{index}]") for index, row in enumerate(rows)]
 
     def pair(self, key: str) -> tuple[float, float]:
@@ -102,47 +98,26 @@ class Fields:
 
     def refuse(self, key: str, wanted: str) -> NoReturn:
         """Raise the error of a field that is not what is wanted."""
-        _refuse(self.name(key), self._get(key), wanted)
+        values.refuse(self.name(key), self._get(key), wanted)
 
     def _get(self, key: str) -> Any:
         if key not in self.values:
             raise ResultError(f"a damaged result: {self.name(key)} is missing; measure again")
         return self.values[key]
 
-    @staticmethod
-    def _list(value: object, where: str) -> list[Any]:
-        if not isinstance(value, list):
-            _refuse(where, value, "a list")
-        if len(value) > _MAX_ITEMS:
-            raise ResultError(
-                f"a damaged result: {where} has {len(value)} items, more than {_MAX_ITEMS}; measure again"
-            )
-        return value
-
 
 def _numbers(value: object, where: str) -> NDArray[np.float64]:
-    items = Fields._list(value, where)
-    if not items:
-        _refuse(where, items, "a list of at least one number")
-    return np.array([_number(item, f"{where}[{index}]", _SMALLEST, _LARGEST) for index, item in enumerate(items)])
+    found = values.items(value, where)
+    if not found:
+        values.refuse(where, found, "a list of at least one number")
+    return np.array([_number(item, f"{where}[{index}]", _SMALLEST, _LARGEST) for index, item in enumerate(found)])
 
 
 def _number(value: object, where: str, low: float, high: float) -> float:
-    # An integer may be larger than any float: it is compared as it is, and only then converted.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        if low == _SMALLEST:
-            _refuse(where, value, "a positive number")
-        _refuse(where, value, f"a number from {low:g} to {high:g}")
-    return float(value)
+    return values.number(value, where, low, high, "a positive number" if low == _SMALLEST else None)
 
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or not value or len(value) > _MAX_TEXT or not value.isprintable():
-        _refuse(where, value, f"a line of 1 to {_MAX_TEXT} printable characters")
+        values.refuse(where, value, f"a line of 1 to {_MAX_TEXT} printable characters")
     return value
-
-
-def _refuse(where: str, value: object, wanted: str) -> NoReturn:
-    shown = ascii(value) if not isinstance(value, (dict, list)) else f"a {type(value).__name__} of {len(value)}"
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    raise ResultError(f"a damaged result: {where} is {shown}, not {wanted}; measure again")
