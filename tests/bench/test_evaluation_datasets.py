@@ -16,8 +16,9 @@ import pytest
 import soundfile
 
 from claprt_bench.errors import DatasetError
-from claprt_bench.evaluation.dataset import Dataset, Options, read_dataset
+from claprt_bench.evaluation.dataset import Dataset, Options
 from claprt_bench.evaluation.files import dataset_hash, enough, look_at
+from claprt_bench.evaluation.reading import read_dataset
 
 
 def sound(path: Path, seconds: float = 0.01, pitch: float = 440.0) -> Path:

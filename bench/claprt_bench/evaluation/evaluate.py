@@ -27,9 +27,10 @@ from claprt_bench import machine
 from claprt_bench.document import EVALUATION, new_document
 from claprt_bench.errors import DatasetError
 from claprt_bench.evaluation.bootstrap import Bootstrap, Share, mcnemar
-from claprt_bench.evaluation.dataset import Dataset, Item, Skipped, read_dataset
+from claprt_bench.evaluation.dataset import Dataset, Item, Skipped
 from claprt_bench.evaluation.files import dataset_hash, enough, look_at, without_path
 from claprt_bench.evaluation.probe import CS, Probe
+from claprt_bench.evaluation.reading import read_dataset
 from claprt_bench.evaluation.retrieval import Retrieval
 from claprt_bench.evaluation.scores import Scores
 from claprt_bench.evaluation.settings import Settings
