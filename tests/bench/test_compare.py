@@ -559,3 +559,32 @@ def test_a_machine_that_was_busy_hides_changes(tmp_path: Path) -> None:
     assert "worse" not in {one.verdict for one in compare(*_pair(tmp_path, before, after)).changes}
     quiet = after | {"noise": before["noise"]}
     assert "worse" in {one.verdict for one in compare(*_pair(tmp_path, before, quiet)).changes}
+
+
+@pytest.mark.parametrize(("block", "limit", "undecided"), [(0.002, 0.1, False), (0.15, 0.1, True), (0.002, 0.02, True)])
+def test_what_noise_hides_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], block: float, limit: float, undecided: bool
+) -> None:
+    """A limit of 10 % is met for certain in 0.2 % of noise, not in 15 %; one of 2 % never, it is below the floor."""
+    rng = np.random.default_rng(19)
+    runs = [speed([measurement("a", calls(rng, block=block, call=0.0))]) for _ in range(2)]
+    paths = _pair(tmp_path, runs[0], runs[1])
+    found = compare(*paths, limit)
+    median = _of(found, "median")
+    assert median.verdict == "unchanged"
+    assert median.worst == median.high
+    assert (median.worst is not None and max(median.worst, found.floor) > limit) == undecided
+    assert (found.undecided > 0) == undecided
+    assert not found.failed
+    code, out = _run(*paths, capsys, fail_on=f"{100 * limit:g}%")
+    assert code == 0
+    assert ("noise hides changes of that size: raise --duration" in out) == undecided
+
+
+def test_what_few_sounds_hide_is_said(tmp_path: Path) -> None:
+    """96 % of 250 sounds, twice: 10 % worse would show, 1 % worse would not. Shares are of the value, not points."""
+    paths = _pair(tmp_path, *[evaluation({"fp32": {"top1": (0.5, 0.44, 0.56)}})] * 2)
+    (change,) = compare(*paths, 0.5).changes
+    assert change.worst == pytest.approx(-2 * change.low)  # type: ignore[operator]
+    assert compare(*paths, 0.5).undecided == 0
+    assert compare(*paths, 0.01).undecided == 1

@@ -51,6 +51,8 @@ class Change:
         before, after: in that unit; times and rates are geometric means over repeats.
         change: after / before - 1; of metrics, after - before.
         low, high: interval of that; all intervals of a comparison hold together. None where there is a threshold only.
+        worst: by how much worse it may be for all that the interval says, as a fraction, of metrics too; negative where
+            it is better for certain. None where there is no interval.
         verdict: "worse", "better", "unchanged" (not beyond noise) or "not judged".
         note: why it is not judged, or what else there is to say.
         failed: worse by more than the limit that was given.
@@ -65,6 +67,7 @@ class Change:
     change: float
     low: float | None
     high: float | None
+    worst: float | None
     verdict: str
     note: str = ""
     failed: bool = False
@@ -103,9 +106,19 @@ class Comparison:
         """Whether something got worse beyond noise and by more than the limit, or a check fails that held."""
         return self.fail_on is not None and (self.check_failed or any(change.failed for change in self.changes))
 
+    @property
+    def undecided(self) -> int:
+        """Of how many figures that are called unchanged it cannot be said that they did not get worse by the limit."""
+        if self.fail_on is None:
+            return 0
+        return sum(
+            change.verdict == "unchanged" and change.worst is not None and max(change.worst, self.floor) > self.fail_on
+            for change in self.changes
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As it is printed by `--json`."""
-        return {**asdict(self), "confidence": _CONFIDENCE, "failed": self.failed}
+        return {**asdict(self), "confidence": _CONFIDENCE, "failed": self.failed, "undecided": self.undecided}
 
 
 def compare(before: Path, after: Path, fail_on: float | None = None) -> Comparison:
@@ -266,7 +279,12 @@ def _made(
     pair: tuple[Quantity, Quantity], change: float, low: float | None, high: float | None, verdict: str, note: str
 ) -> Change:
     one, other = pair
-    return Change(one.id, one.what, one.figure, one.unit, one.value, other.value, change, low, high, verdict, note)
+    worst = None
+    if low is not None and high is not None:
+        worst = (-low if one.higher_is_better else high) / (max(one.value, 1e-9) if one.unit == "" else 1.0)
+    return Change(
+        one.id, one.what, one.figure, one.unit, one.value, other.value, change, low, high, worst, verdict, note
+    )
 
 
 def _with_limit(change: Change, fail_on: float | None, kind: str) -> Change:

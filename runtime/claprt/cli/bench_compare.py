@@ -80,6 +80,9 @@ def _print(found: Comparison) -> None:
         limit = f"{100 * found.fail_on:g} %"
         failed = sum(change.failed for change in found.changes)
         print(f"worse by more than {limit}: {failed or 'nothing'}" + (" (and a check)" if found.check_failed else ""))
+        if found.undecided:
+            fix = "raise --duration and --repeats, on a quiet machine" if found.kind == "speed" else "take more sounds"
+            print(f"In {found.undecided} figures noise hides changes of that size: {fix}.")
 
 
 def _print_counts(found: Comparison, unchanged: Sequence[Change], not_judged: Sequence[Change], changed: int) -> None:
