@@ -17,12 +17,14 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 import claprt
+from claprt.engines.tensorrt.signals import signals_wait
 from claprt.errors import BackendError, OptionError
 from claprt.gpu import find_gpu
 from tests.hostile.make_bundles import sign
@@ -355,3 +357,26 @@ def test_auto_passes_over_with_reasons(demo_bundle: Path) -> None:
     assert all("there is no NVIDIA driver" in reason for _, reason in choice.passed_over)
     with pytest.raises(OptionError, match="unknown backend: 'cuda'; choose one of auto, tensorrt"):
         claprt.load(demo_bundle, backend="cuda")
+
+
+def test_an_interrupt_waits_while_the_library_may_call_back() -> None:
+    """In its log it would be raised, printed by the library, and lost. In other threads there is nothing to do."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    reached: list[object] = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (what must not raise is what is tested)
+        with signals_wait():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end")
+        reached.append("behind it")
+    assert reached == ["the end"]
+
+    def elsewhere() -> None:
+        with signals_wait():
+            reached.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert reached == ["the end", before[0]]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -18,6 +18,7 @@ from typing import Any
 from claprt.engines.paths import utf8_path
 from claprt.engines.tensorrt.library import Heard, Library, made, readable
 from claprt.engines.tensorrt.profiles import Profile
+from claprt.engines.tensorrt.signals import signals_wait
 from claprt.errors import BackendError, OptionError
 from claprt.progress import Progress
 
@@ -124,7 +125,29 @@ def _built(
     timings: bytes,
     current: Callable[[], AbstractContextManager[None]],
 ) -> BuiltPlan:
-    trt, heard = library.trt, Heard(library.trt)
+    heard = Heard(library.trt)
+    with signals_wait():
+        builder, network, config, parser = _prepared(library, graph, profiles, options, timings, heard)
+    with Progress(title, total=0) as bar:
+        plan = _build(builder, network, config, library, bar, current, kept=(parser, heard))
+    if plan is None:
+        raise BackendError(
+            f"{library.title} cannot build the graph: {graph}: {heard.reasons}; ask for another precision or smaller "
+            "batches, build for other GPUs, or run the graph on ONNX Runtime"
+        )
+    cache = None if library.rtx else config.get_timing_cache()
+    return BuiltPlan(
+        bytes(plan),
+        tuple(text for text in heard.warnings if not _HARMLESS.search(text)),
+        b"" if cache is None else bytes(cache.serialize()),
+    )
+
+
+def _prepared(
+    library: Library, graph: Path, profiles: Sequence[Profile], options: BuildOptions, timings: bytes, heard: Heard
+) -> tuple[Any, Any, Any, Any]:
+    """Builder, network, configuration, and the parser, which has the graph's weights."""
+    trt = library.trt
     builder = made(lambda: trt.Builder(heard.log), "a builder", library, heard)
     # By name: the flag's number is not the same in all versions, and in none that is supported is it a default.
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -159,19 +182,7 @@ def _built(
         config.set_timing_cache(cache, False)
     for profile in profiles:
         _add_profile(builder, config, profile, network, library)
-    with Progress(title, total=0) as bar:
-        plan = _build(builder, network, config, library, bar, current, kept=(parser, heard))
-    if plan is None:
-        raise BackendError(
-            f"{library.title} cannot build the graph: {graph}: {heard.reasons}; ask for another precision or smaller "
-            "batches, build for other GPUs, or run the graph on ONNX Runtime"
-        )
-    cache = None if library.rtx else config.get_timing_cache()
-    return BuiltPlan(
-        bytes(plan),
-        tuple(text for text in heard.warnings if not _HARMLESS.search(text)),
-        b"" if cache is None else bytes(cache.serialize()),
-    )
+    return builder, network, config, parser
 
 
 def still_building() -> bool:
