@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("bench/results")
 _LADDER = ROOT / "kernels" / "dev" / "ladder.cu"
 _EXAMPLE = ROOT / "kernels" / "examples" / "log_mel.c"
+_EXAMPLE_ARGUMENTS = ("44100", "2")  # rate and channels of `_pcm`
 _PACKAGES = ("numpy", "torch", "torchaudio", "cupy-cuda13x", "cupy-cuda12x", "cuda-bindings", "pycuda")
 
 
@@ -70,12 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
             "resources": lambda: kernel_files.resources(nvcc, int(device["compute_capability"].replace(".", ""))),
             "ladder_check": lambda: _lines(_run([ladder, "--check", "--json"])),
             "library": lambda: _compile_example(nvcc, example),
-            "memcheck": lambda: _sanitize("memcheck", ladder, example),
-            "racecheck": lambda: _sanitize("racecheck", ladder, example),
-            "initcheck": lambda: _sanitize("initcheck", ladder, example),
-            "synccheck": lambda: _sanitize("synccheck", ladder, example),
-            "parity": _parity,
         }
+        for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
+            steps[tool] = partial(_sanitize, tool, ladder, "--check")
+            steps[f"{tool}_library"] = partial(_sanitize, tool, example, *_EXAMPLE_ARGUMENTS, given=_pcm())
+        steps["parity"] = _parity
         if not options.quick:
             steps["ladder_times"] = lambda: _lines(_run([ladder, "--json"]))
             steps["peers"] = _peers
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
             document["steps"][name] = _outcome(step)
             outcome = document["steps"][name]
             print(
-                f"{name.ljust(14)}{outcome['status']}{': ' + outcome['reason'] if 'reason' in outcome else ''}",
+                f"{name.ljust(18)}{outcome['status']}{': ' + outcome['reason'] if 'reason' in outcome else ''}",
                 flush=True,
             )
     output = options.output or RESULTS / f"gpu-{re.sub('[^a-z0-9]+', '-', device['name'].lower()).strip('-')}.json"
@@ -165,7 +166,7 @@ def _compile_example(nvcc: Path, program: Path) -> str:
         *(nvcc, f"-I{folder}", _EXAMPLE, f"-L{folder}", "-lclaprt_log_mel"),
         *("-Xlinker", f"-rpath,{folder}", "-o", program),
     )
-    rows = _run([program, "44100", "2"], _pcm()).splitlines()
+    rows = _run([program, *_EXAMPLE_ARGUMENTS], _pcm()).splitlines()
     if len(rows) != 1001 or "nan" in " ".join(rows):
         raise RuntimeError(f"{len(rows)} rows: {rows[:1]}")
     return f"{len(rows)} frames"
@@ -176,21 +177,15 @@ def _pcm() -> bytes:
     return random.Random(0).randbytes(3 * 44_100 * 2 * 2)
 
 
-def _sanitize(tool: str, ladder: Path, example: Path) -> dict[str, str]:
+def _sanitize(tool: str, *command: Any, given: bytes | None = None) -> str:
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         raise NotRunError("compute-sanitizer was not found")
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "99"]
-    summaries = {}
-    for name, said in (
-        ("ladder", _run([*command, ladder, "--check"])),
-        ("library", _run([*command, example, "44100", "2"], _pcm())),
-    ):
-        summary = [line for line in said.splitlines() if "SUMMARY" in line]
-        if not summary:
-            raise RuntimeError(f"{name}: no summary: {said[-1500:]}")
-        summaries[name] = summary[-1].strip("= ")
-    return summaries
+    said = _run([sanitizer, "--tool", tool, "--error-exitcode", "99", *command], given)
+    summary = [line for line in said.splitlines() if "SUMMARY" in line]
+    if not summary:
+        raise RuntimeError(f"no summary: {said[-1500:]}")
+    return summary[-1].strip("= ")
 
 
 def _parity() -> dict[str, Any]:

@@ -73,5 +73,10 @@ class Node:
             raise ResultError(f"a result lacks a figure: {self.where} is {self.value!r}, not a number; measure again")
         return float(self.value)
 
+    @property
+    def known(self) -> float | None:
+        """The number, or None where it is null."""
+        return None if self.value is None else self.number
+
     def __str__(self) -> str:
         return str(self.value)

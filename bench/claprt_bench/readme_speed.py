@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from claprt_bench.figures import UNKNOWN, duration, number, size
+from claprt_bench.figures import duration, number, size
 from claprt_bench.readme_results import Node, Results
 from claprt_bench.readme_text import paragraph, table
 
@@ -15,8 +15,6 @@ _PEERS = {
     "optimum": "optimum",
     "stock": "stock ONNX export",
 }
-
-
 _VERSIONS = (
     ("transformers", "torch"),
     ("transformers", "transformers"),
@@ -39,10 +37,10 @@ def speed(results: Results) -> str:
             rows.append(
                 [
                     f"{name}, {precision.upper()}",
-                    *(_time(one["summary"][f"p{percent}_ms"]) for percent in (50, 95)),
+                    *(duration(one["summary"][f"p{percent}_ms"].known) for percent in (50, 95)),
                     number(eight["summary"]["items_per_second"].number),
-                    _number(eight["summary"]["real_time_factor"]),
-                    _time(one["first_call_ms"]),
+                    number(eight["summary"]["real_time_factor"].known),
+                    duration(one["first_call_ms"].known),
                     size(one["peak_host_bytes"].number),
                 ]
             )
@@ -98,11 +96,3 @@ def _where(result: Node) -> str:
 def _interval(row: Node) -> str:
     low, high = (end.number for end in row["ratio_spread"].items())
     return f"{row['ratio'].number:.2f} ({low:.2f} to {high:.2f})"
-
-
-def _time(value: Node) -> str:
-    return UNKNOWN if value.value is None else duration(value.number)
-
-
-def _number(value: Node) -> str:
-    return UNKNOWN if value.value is None else number(value.number)

@@ -153,7 +153,7 @@ namespace {
 
 struct Version {
     const char* name;
-    Kernel int16_fp16, fp32_fp32;
+    decltype(NamedKernel::kernel) int16_fp16, fp32_fp32;
     int threads, frames_per_block;
 };
 

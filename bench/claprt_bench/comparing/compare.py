@@ -166,7 +166,7 @@ def compare(before: Path, after: Path, fail_on: float | None = None) -> Comparis
     warnings += [f"after: a check of the values failed: {what}" for what in new_failures]
     return Comparison(
         kinds[0],
-        tuple(_with_limit(change, fail_on, kinds[0]) for change in changes),
+        tuple(_with_limit(change, fail_on) for change in changes),
         tuple(name for name in ids[0] if name not in set(ids[1])),
         tuple(name for name in ids[1] if name not in set(ids[0])),
         tuple(differences),
@@ -281,16 +281,21 @@ def _made(
     one, other = pair
     worst = None
     if low is not None and high is not None:
-        worst = (-low if one.higher_is_better else high) / (max(one.value, 1e-9) if one.unit == "" else 1.0)
+        worst = _share(-low if one.higher_is_better else high, one.unit, one.value)
     return Change(
         one.id, one.what, one.figure, one.unit, one.value, other.value, change, low, high, worst, verdict, note
     )
 
 
-def _with_limit(change: Change, fail_on: float | None, kind: str) -> Change:
+def _share(change: float, unit: str, before: float) -> float:
+    """A change as a share of what was before: what it is already, but for metrics, whose changes are points."""
+    return change / max(before, 1e-9) if unit == "" else change
+
+
+def _with_limit(change: Change, fail_on: float | None) -> Change:
     if fail_on is None or change.verdict != "worse":
         return change
-    share = abs(change.change) if kind == SPEED else abs(change.change) / max(change.before, 1e-9)
+    share = _share(abs(change.change), change.unit, change.before)
     return replace(change, failed=share > fail_on or bool(change.note))
 
 

@@ -51,6 +51,16 @@ claprt_status check_clips(const claprt_clip* clips, int batch, std::int64_t coun
     return CLAPRT_OK;
 }
 
+claprt_status check_max_batch(int max_batch) {
+    if (max_batch >= 1 && max_batch <= kLargestBatch) return CLAPRT_OK;
+    return fail(CLAPRT_INVALID_ARGUMENT, "max_batch is %d; pass 1 ... %d", max_batch, kLargestBatch);
+}
+
+claprt_status check_batch(int batch, int max_batch) {
+    if (batch >= 1 && batch <= max_batch) return CLAPRT_OK;
+    return fail(CLAPRT_INVALID_ARGUMENT, "batch is %d; this handle was created for 1 ... %d", batch, max_batch);
+}
+
 claprt_status launch_failed(cudaError_t error, const char* kernel, dim3 grid, int threads) {
     return fail(CLAPRT_CUDA_ERROR, "launching %s on %u x %u blocks of %d threads failed: %s (%s)", kernel, grid.x, grid.y,
                 threads, cudaGetErrorString(error), cudaGetErrorName(error));

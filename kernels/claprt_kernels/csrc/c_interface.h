@@ -39,8 +39,24 @@ claprt_status check_pointer(const NamedPointer& pointer);
 claprt_status check_sample_type(claprt_type type);
 // Every clip lies inside `count` samples (or frames: `unit`).
 claprt_status check_clips(const claprt_clip* clips, int batch, std::int64_t count, const char* unit);
+claprt_status check_max_batch(int max_batch);
+claprt_status check_batch(int batch, int max_batch);
 // A launch that CUDA refused.
 claprt_status launch_failed(cudaError_t error, const char* kernel, dim3 grid, int threads);
+
+template <typename Arguments>
+struct NamedKernel {
+    const char* name;
+    void (*kernel)(Arguments);
+};
+
+template <typename Arguments>
+claprt_status launch(const NamedKernel<Arguments>& found, dim3 grid, int threads, Arguments arguments, cudaStream_t stream) {
+    cudaGetLastError();  // of whoever called CUDA before: not this launch's
+    void* parameters[] = {&arguments};
+    const cudaError_t error = cudaLaunchKernel(found.kernel, grid, dim3(threads), parameters, 0, stream);
+    return error == cudaSuccess ? CLAPRT_OK : launch_failed(error, found.name, grid, threads);
+}
 
 // Device memory that lives as long as this.
 template <typename T>

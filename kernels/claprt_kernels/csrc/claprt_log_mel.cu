@@ -106,12 +106,7 @@ claprt_status check_spec(const claprt_log_mel_spec& spec) {
     return CLAPRT_OK;
 }
 
-using Kernel = void (*)(LogMelArguments);
-
-struct NamedKernel {
-    const char* name;
-    Kernel kernel;
-};
+using NamedKernel = claprt::NamedKernel<LogMelArguments>;
 
 NamedKernel find_kernel(claprt_type samples, claprt_type out, bool narrow) {
     static const NamedKernel kernels[] = {
@@ -151,8 +146,7 @@ claprt_status check_run(const claprt_log_mel* handle, const void* pcm, int64_t p
     if (handle == nullptr) return fail(CLAPRT_INVALID_ARGUMENT, "handle is NULL; create one first");
     if (out_type != CLAPRT_FLOAT16 && out_type != CLAPRT_FLOAT32)
         return fail(CLAPRT_INVALID_ARGUMENT, "out_type is %d; results are CLAPRT_FLOAT16 or CLAPRT_FLOAT32", out_type);
-    if (batch < 1 || batch > handle->max_batch)
-        return fail(CLAPRT_INVALID_ARGUMENT, "batch is %d; this handle was created for 1 ... %d", batch, handle->max_batch);
+    if (const claprt_status status = claprt::check_batch(batch, handle->max_batch)) return status;
     if (pcm_samples < 1)
         return fail(CLAPRT_INVALID_ARGUMENT, "pcm_samples is %lld; there must be at least one", (long long)pcm_samples);
     if (const claprt_status status = claprt::check_sample_type(pcm_type)) return status;
@@ -186,11 +180,7 @@ claprt_status launch(claprt_log_mel& handle, const void* pcm, int64_t pcm_sample
     const NamedKernel found = find_kernel(pcm_type, out_type, handle.narrow);
     const int pairs = claprt::pairs_per_clip(arguments.frames, arguments.channels);
     const dim3 grid((pairs + claprt::kWarps - 1) / claprt::kWarps, batch);
-    cudaGetLastError();  // of whoever called CUDA before: not this launch's
-    void* parameters[] = {&arguments};
-    const cudaError_t error = cudaLaunchKernel(found.kernel, grid, dim3(claprt::kThreads), parameters, 0, stream);
-    if (error != cudaSuccess) return claprt::launch_failed(error, found.name, grid, claprt::kThreads);
-    return CLAPRT_OK;
+    return claprt::launch(found, grid, claprt::kThreads, arguments, stream);
 }
 
 }  // namespace
@@ -205,8 +195,7 @@ CLAPRT_API claprt_status claprt_log_mel_create(claprt_log_mel** handle, const cl
     if (handle == nullptr || spec == nullptr)
         return fail(CLAPRT_INVALID_ARGUMENT, "%s is NULL; pass its address", handle == nullptr ? "handle" : "spec");
     *handle = nullptr;
-    if (max_batch < 1 || max_batch > claprt::kLargestBatch)
-        return fail(CLAPRT_INVALID_ARGUMENT, "max_batch is %d; pass 1 ... %d", max_batch, claprt::kLargestBatch);
+    if (const claprt_status status = claprt::check_max_batch(max_batch)) return status;
     if (const claprt_status status = check_spec(*spec)) return status;
     try {
         auto made = std::make_unique<claprt_log_mel>(*spec, max_batch);

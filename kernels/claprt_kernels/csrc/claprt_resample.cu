@@ -30,10 +30,10 @@ constexpr double kRejection = 120.0;  // dB
 const double kPi = std::acos(-1.0);
 
 // Taps of each phase, a multiple of 4. Kaiser (1974). Where the rates are equal nothing is filtered.
-int tap_count(int up, int down) {
+long long tap_count(int up, int down) {
     if (up == down) return 4;
     const double width = kPi * (1.0 - kPassband) * std::min(1.0, 1.0 * up / down);  // of the transition, radians
-    return 4 * static_cast<int>(std::ceil((kRejection - 7.95) / (2.285 * width) / 4.0));
+    return 4 * static_cast<long long>(std::ceil((kRejection - 7.95) / (2.285 * width) / 4.0));
 }
 
 // The modified Bessel function of order 0, by its series: to the last digits for the small x of windows.
@@ -48,7 +48,8 @@ double bessel_i0(double x) {
 
 // (taps, up): a sinc under a Kaiser window, every phase of sum 1.
 std::vector<float> make_taps(int up, int down) {
-    const int taps = tap_count(up, down);
+    if (up == down) return {0.0f, 1.0f, 0.0f, 0.0f};
+    const int taps = static_cast<int>(tap_count(up, down));
     const double cutoff = 0.5 * (1.0 + kPassband) * 0.5 * std::min(1.0, 1.0 * up / down);  // cycles per input sample
     const double beta = 0.1102 * (kRejection - 8.7);
     std::vector<float> table(static_cast<std::size_t>(taps) * up);
@@ -60,7 +61,6 @@ std::vector<float> make_taps(int up, int down) {
             const double angle = 2.0 * kPi * cutoff * distance;
             const double sinc = angle == 0.0 ? 1.0 : std::sin(angle) / angle;
             phase[t] = sinc * bessel_i0(beta * std::sqrt(std::max(0.0, 1.0 - inside * inside)));
-            if (up == down) phase[t] = t == taps / 2 - 1;
             sum += phase[t];
         }
         for (int t = 0; t < taps; ++t) table[static_cast<std::size_t>(t) * up + p] = static_cast<float>(phase[t] / sum);
@@ -82,8 +82,7 @@ claprt_status check_run(const claprt_resampler* handle, const void* pcm, int64_t
                         const claprt_clip* clips, int32_t batch, const float* out, int64_t out_samples,
                         const claprt_clip* out_clips) {
     if (handle == nullptr) return fail(CLAPRT_INVALID_ARGUMENT, "handle is NULL; create one first");
-    if (batch < 1 || batch > handle->max_batch)
-        return fail(CLAPRT_INVALID_ARGUMENT, "batch is %d; this handle was created for 1 ... %d", batch, handle->max_batch);
+    if (const claprt_status status = claprt::check_batch(batch, handle->max_batch)) return status;
     if (pcm_frames < 1 || pcm_frames > kMostFrames)
         return fail(CLAPRT_INVALID_ARGUMENT, "pcm_frames is %lld; pass 1 ... 2^48", static_cast<long long>(pcm_frames));
     if (out_samples < 1)
@@ -104,16 +103,13 @@ CLAPRT_API claprt_status claprt_resampler_create(claprt_resampler** handle, int3
     claprt::forget_failure();
     if (handle == nullptr) return fail(CLAPRT_INVALID_ARGUMENT, "handle is NULL; pass its address");
     *handle = nullptr;
-    if (max_batch < 1 || max_batch > claprt::kLargestBatch)
-        return fail(CLAPRT_INVALID_ARGUMENT, "max_batch is %d; pass 1 ... %d", max_batch, claprt::kLargestBatch);
+    if (const claprt_status status = claprt::check_max_batch(max_batch)) return status;
     if (channels < 1 || channels > kMaxChannels)
         return fail(CLAPRT_INVALID_ARGUMENT, "channels is %d; pass 1 ... %d", channels, kMaxChannels);
     if (in_rate < 1 || out_rate < 1)
         return fail(CLAPRT_INVALID_SPEC, "rates are positive, not %d and %d Hz", in_rate, out_rate);
     const int divisor = std::gcd(in_rate, out_rate), up = out_rate / divisor, down = in_rate / divisor;
-    // In double first: the filter of a hostile pair of rates has more taps than an int holds.
-    const double span = kResampleThreads * (1.0 * down / up) + 150.0 * std::max(1.0, 1.0 * down / up);
-    if (up > kMaxUp || span > 4.0 * claprt::kResampleSpan ||
+    if (up > kMaxUp ||
         static_cast<long long>(kResampleThreads) * down / up + tap_count(up, down) + 2 > claprt::kResampleSpan)
         return fail(CLAPRT_INVALID_SPEC,
                     "the kernel does not resample %d to %d Hz (by %d / %d); it does 8, 11.025, 16, 22.05, 24, 32, 44.1, 88.2, "
@@ -174,19 +170,14 @@ CLAPRT_API claprt_status claprt_resampler_run(claprt_resampler* handle, const vo
         arguments.channels = handle->channels;
         arguments.up = handle->up;
         arguments.down = handle->down;
-        arguments.tap_count = tap_count(handle->up, handle->down);
+        arguments.tap_count = static_cast<int>(tap_count(handle->up, handle->down));
         arguments.gain = static_cast<float>(1.0 / (handle->channels * (pcm_type == CLAPRT_INT16 ? 32768.0 : 1.0)));
-        const bool whole = pcm_type == CLAPRT_INT16;
+        const claprt::NamedKernel<ResampleArguments> int16{"resample_int16", resample_int16}, fp32{"resample_fp32", resample_fp32};
         const dim3 grid(static_cast<unsigned>(blocks), batch);
         const auto on = static_cast<cudaStream_t>(stream);
         const claprt_status launched = handle->clips.run(table.data(), batch, on, [&](const ResampledClip* on_device) {
             arguments.clips = on_device;
-            void* parameters[] = {&arguments};
-            cudaGetLastError();  // of whoever called CUDA before: not this launch's
-            const cudaError_t error =
-                cudaLaunchKernel(whole ? resample_int16 : resample_fp32, grid, dim3(kResampleThreads), parameters, 0, on);
-            if (error == cudaSuccess) return CLAPRT_OK;
-            return claprt::launch_failed(error, whole ? "resample_int16" : "resample_fp32", grid, kResampleThreads);
+            return claprt::launch(pcm_type == CLAPRT_INT16 ? int16 : fp32, grid, kResampleThreads, arguments, on);
         });
         if (launched != CLAPRT_OK) return launched;
         for (int i = 0; i < batch; ++i)
