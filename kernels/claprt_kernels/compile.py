@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 SOURCES = PACKAGE / "csrc"
@@ -169,15 +170,18 @@ def resources(nvcc: Path, target: int) -> list[dict[str, int | str]]:
         return _found_resources(run_nvcc(nvcc, *command))
 
 
-def all_resources() -> list[dict[str, int | str]]:
+def fatbin_resources() -> dict[str, Any]:
     """`resources` on every target of this toolkit: those of the fatbin, noted when it was made.
+
+    Returns:
+        `nvcc`, its version; `flags`, the compiler's; `kernels`, the rows of `resources`.
 
     Raises:
         CompileError: as `compile_fatbin`.
     """
     compile_fatbin()
-    found: list[dict[str, int | str]] = json.loads(STAMP.read_text(encoding="utf-8"))["resources"]
-    return found
+    stamp = json.loads(STAMP.read_text(encoding="utf-8"))
+    return {"nvcc": stamp["nvcc"], "flags": list(FLAGS), "kernels": stamp["resources"]}
 
 
 def _found_resources(said: str) -> list[dict[str, int | str]]:
@@ -231,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.library:
             print(compile_library(options.library, options.arch))
         elif options.resources:
-            print(json.dumps(all_resources(), indent=1))
+            print(json.dumps(fatbin_resources(), indent=1))
         else:
             print(compile_fatbin())
     except CompileError as error:

@@ -13,6 +13,8 @@ import pytest
 from claprt_kernels import compile as kernel_files
 from claprt_kernels.compile import CompileError
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture(scope="module")
 def nvcc() -> Path:
@@ -24,7 +26,7 @@ def nvcc() -> Path:
 
 def test_no_kernel_spills_on_any_target(nvcc: Path) -> None:
     """Of the fatbin itself; and where a target is compiled alone, its kernels take the same."""
-    rows = kernel_files.all_resources()
+    rows = kernel_files.fatbin_resources()["kernels"]
     targets = kernel_files.targets(nvcc)
     assert kernel_files.resources(nvcc, 90) == [row for row in rows if row["target"] == "sm_90"]
     assert targets[0] == 75
@@ -36,6 +38,15 @@ def test_no_kernel_spills_on_any_target(nvcc: Path) -> None:
         # Four blocks in 65536 registers: of 128 threads, and of 256. 48 KB of shared memory are there without asking.
         assert int(row["registers"]) <= (128 if log_mel else 64), row
         assert row["shared_bytes"] == (16_896 if log_mel else 12_288), row
+
+
+def test_published_resources_are_of_these_sources(nvcc: Path) -> None:
+    """The table in docs/log-mel-kernel.md, where this is the compiler that it names."""
+    published = json.loads((ROOT / "bench" / "results" / "log-mel-resources.json").read_text(encoding="utf-8"))
+    now = kernel_files.fatbin_resources()
+    if published["nvcc"] != now["nvcc"]:
+        pytest.skip(f"the published resources are nvcc {published['nvcc']}'s, and this is {now['nvcc']}")
+    assert published == now, "run `python -m claprt_kernels.compile --resources` and `python -m claprt_bench.readme`"
 
 
 def test_fatbin_has_every_target_and_ptx(nvcc: Path) -> None:

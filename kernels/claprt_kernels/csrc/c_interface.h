@@ -6,7 +6,6 @@
 
 #include <cuda_runtime.h>
 
-#include <cstring>
 #include <mutex>
 #include <vector>
 
@@ -106,16 +105,17 @@ class TableRing {
         return CLAPRT_OK;
     }
 
-    // Copy a table of `batch` entries and call `launch` with its address on the device, one run after the other.
-    template <typename Launch>
-    claprt_status run(const Entry* table, int batch, cudaStream_t stream, const Launch& launch) {
+    // Have `fill` write a table of `batch` entries, copy it, and call `launch` with its address on the device, one run after
+    // the other.
+    template <typename Fill, typename Launch>
+    claprt_status run(int batch, cudaStream_t stream, const Fill& fill, const Launch& launch) {
         const std::lock_guard<std::mutex> lock(mutex_);
         const int slot = next_;
         next_ = (slot + 1) % kRuns;
         CLAPRT_CHECK(cudaEventSynchronize(done_[slot]));  // returns at once if the run 16 runs ago is done
         Entry* staged = staged_ + static_cast<std::size_t>(slot) * max_batch_;
         Entry* on_device = on_device_ + static_cast<std::size_t>(slot) * max_batch_;
-        std::memcpy(staged, table, sizeof(Entry) * batch);
+        fill(staged);
         CLAPRT_CHECK(cudaMemcpyAsync(on_device, staged, sizeof(Entry) * batch, cudaMemcpyHostToDevice, stream));
         const claprt_status launched = launch(on_device);
         CLAPRT_CHECK(cudaEventRecord(done_[slot], stream));

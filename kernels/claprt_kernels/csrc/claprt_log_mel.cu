@@ -220,9 +220,9 @@ CLAPRT_API claprt_status claprt_log_mel_run(claprt_log_mel* handle, const void* 
         return status;
     if (const claprt_status status = claprt::check_clips(clips, batch, pcm_samples, "samples")) return status;
     const auto on = static_cast<cudaStream_t>(stream);
-    return handle->clips.run(reinterpret_cast<const Clip*>(clips), batch, on, [&](const Clip* on_device) {
-        return launch(*handle, pcm, pcm_samples, pcm_type, on_device, batch, out, out_type, on);
-    });
+    return handle->clips.run(
+        batch, on, [&](Clip* table) { std::memcpy(table, clips, sizeof(Clip) * batch); },
+        [&](const Clip* table) { return launch(*handle, pcm, pcm_samples, pcm_type, table, batch, out, out_type, on); });
 }
 
 CLAPRT_API claprt_status claprt_log_mel_run_device(claprt_log_mel* handle, const void* pcm, int64_t pcm_samples,

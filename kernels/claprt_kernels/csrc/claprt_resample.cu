@@ -146,45 +146,47 @@ CLAPRT_API claprt_status claprt_resampler_run(claprt_resampler* handle, const vo
     if (const claprt_status status =
             check_run(handle, pcm, pcm_frames, pcm_type, clips, batch, out, out_samples, out_clips))
         return status;
-    try {
-        std::vector<ResampledClip> table(batch);
-        long long needed = 0, longest = 0;
-        for (int i = 0; i < batch; ++i) {
-            const long long length = claprt::resampled_length(clips[i].length, handle->up, handle->down);
-            table[i] = {clips[i].offset, clips[i].length, needed};
-            if (length > out_samples - needed)
-                return fail(CLAPRT_INVALID_ARGUMENT, "out has room for %lld samples; clips 0 ... %d need %lld",
-                            static_cast<long long>(out_samples), i, needed + length);
-            needed += length;
-            longest = std::max(longest, length);
-        }
-        const long long blocks = (longest + kResampleThreads - 1) / kResampleThreads;
-        if (blocks > INT32_MAX)
-            return fail(CLAPRT_INVALID_ARGUMENT, "a clip of %lld samples is too long for a launch; cut it", longest);
-        ResampleArguments arguments;
-        arguments.pcm = pcm;
-        arguments.taps = handle->taps.data();
-        arguments.out = out;
-        arguments.pcm_frames = pcm_frames;
-        arguments.out_samples = out_samples;
-        arguments.channels = handle->channels;
-        arguments.up = handle->up;
-        arguments.down = handle->down;
-        arguments.tap_count = static_cast<int>(tap_count(handle->up, handle->down));
-        arguments.gain = static_cast<float>(1.0 / (handle->channels * (pcm_type == CLAPRT_INT16 ? 32768.0 : 1.0)));
-        const claprt::NamedKernel<ResampleArguments> int16{"resample_int16", resample_int16}, fp32{"resample_fp32", resample_fp32};
-        const dim3 grid(static_cast<unsigned>(blocks), batch);
-        const auto on = static_cast<cudaStream_t>(stream);
-        const claprt_status launched = handle->clips.run(table.data(), batch, on, [&](const ResampledClip* on_device) {
-            arguments.clips = on_device;
-            return claprt::launch(pcm_type == CLAPRT_INT16 ? int16 : fp32, grid, kResampleThreads, arguments, on);
-        });
-        if (launched != CLAPRT_OK) return launched;
-        for (int i = 0; i < batch; ++i)
-            out_clips[i] = {table[i].out_offset,
-                            claprt::resampled_length(clips[i].length, handle->up, handle->down)};
-    } catch (const std::bad_alloc&) {
-        return fail(CLAPRT_OUT_OF_MEMORY, "out of host memory for a batch of %d; pass a smaller one", batch);
+    const auto length_of = [&](int clip) {
+        return claprt::resampled_length(clips[clip].length, handle->up, handle->down);
+    };
+    long long needed = 0, longest = 0;
+    for (int i = 0; i < batch; ++i) {
+        const long long length = length_of(i);
+        if (length > out_samples - needed)
+            return fail(CLAPRT_INVALID_ARGUMENT, "out has room for %lld samples; clips 0 ... %d need %lld",
+                        static_cast<long long>(out_samples), i, needed + length);
+        needed += length;
+        longest = std::max(longest, length);
+    }
+    const long long blocks = (longest + kResampleThreads - 1) / kResampleThreads;
+    if (blocks > INT32_MAX)
+        return fail(CLAPRT_INVALID_ARGUMENT, "a clip of %lld samples is too long for a launch; cut it", longest);
+    ResampleArguments arguments;
+    arguments.pcm = pcm;
+    arguments.taps = handle->taps.data();
+    arguments.out = out;
+    arguments.pcm_frames = pcm_frames;
+    arguments.out_samples = out_samples;
+    arguments.channels = handle->channels;
+    arguments.up = handle->up;
+    arguments.down = handle->down;
+    arguments.tap_count = static_cast<int>(tap_count(handle->up, handle->down));
+    arguments.gain = static_cast<float>(1.0 / (handle->channels * (pcm_type == CLAPRT_INT16 ? 32768.0 : 1.0)));
+    const claprt::NamedKernel<ResampleArguments> int16{"resample_int16", resample_int16}, fp32{"resample_fp32", resample_fp32};
+    const dim3 grid(static_cast<unsigned>(blocks), batch);
+    const auto on = static_cast<cudaStream_t>(stream);
+    const auto fill = [&](ResampledClip* table) {
+        for (long long i = 0, place = 0; i < batch; place += length_of(i), ++i)
+            table[i] = {clips[i].offset, clips[i].length, place};
+    };
+    const auto launch = [&](const ResampledClip* table) {
+        arguments.clips = table;
+        return claprt::launch(pcm_type == CLAPRT_INT16 ? int16 : fp32, grid, kResampleThreads, arguments, on);
+    };
+    if (const claprt_status status = handle->clips.run(batch, on, fill, launch)) return status;
+    for (long long i = 0, place = 0, length = 0; i < batch; place += length, ++i) {
+        length = length_of(i);  // before out_clips, which may be `clips` itself
+        out_clips[i] = {place, length};
     }
     return CLAPRT_OK;
 }

@@ -297,15 +297,18 @@ __device__ __forceinline__ void log_mel(const LogMelArguments& a) {
 
     // Samples times window, two frames as one complex signal.
     float2 z[32];
-    const float* window = a.tables + kWindow + lane;
     float x[32];
     signal.frame(pair.first * a.hop - kFft / 2, lane, exchange, x);
 #pragma unroll
-    for (int j = 0; j < 32; ++j) z[j].x = x[j] * __ldg(window + 32 * j);
+    for (int j = 0; j < 32; ++j) z[j].x = x[j];
     const bool last = pair.second >= total;  // an odd number of frames: the last pair is one frame twice
     signal.frame((last ? pair.first : pair.second) * a.hop - kFft / 2, lane, exchange, x);
+    const float* window = a.tables + kWindow + lane;
 #pragma unroll
-    for (int j = 0; j < 32; ++j) z[j].y = x[j] * __ldg(window + 32 * j);
+    for (int j = 0; j < 32; ++j) {
+        const float w = __ldg(window + 32 * j);
+        z[j] = make_float2(z[j].x * w, x[j] * w);
+    }
     __syncwarp();
     fft1024(z, reinterpret_cast<const float2*>(a.tables + kTwiddles), exchange, lane);
 
