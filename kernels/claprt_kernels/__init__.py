@@ -17,12 +17,14 @@ from claprt_kernels.errors import (
 )
 from claprt_kernels.launcher import Launcher, open_launcher
 from claprt_kernels.log_mel import LogMel, is_available, why_unavailable
+from claprt_kernels.memory import DeviceMemory
 from claprt_kernels.pycuda_launcher import PyCudaLauncher
 from claprt_kernels.reference import log_mel_reference
 from claprt_kernels.resample import Resampler
 
 __all__ = [
     "CudaBindingsLauncher",
+    "DeviceMemory",
     "DeviceMemoryError",
     "KernelError",
     "KernelInputError",

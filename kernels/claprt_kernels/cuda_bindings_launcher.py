@@ -184,7 +184,7 @@ class _PrimaryContext:
         self._driver = driver
         self.device = _call(driver, "opening the device", driver.cuDeviceGet, device)
         self._handle = _call(driver, "taking the primary context", driver.cuDevicePrimaryCtxRetain, self.device)
-        self._release = weakref.finalize(self, driver.cuDevicePrimaryCtxRelease, self.device)
+        _finally(self, driver.cuDevicePrimaryCtxRelease, self.device)
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -200,7 +200,7 @@ class _Owned:
 
     def __init__(self, handle: Any, context: _PrimaryContext, destroy: Callable[[Any], Any]) -> None:
         self.handle = handle
-        weakref.finalize(self, _destroy, context, destroy, handle)
+        _finally(self, _destroy, context, destroy, handle)
 
     def __int__(self) -> int:
         return int(self.handle)
@@ -211,7 +211,15 @@ class _Pinned:
 
     def __init__(self, address: int, size: int, context: _PrimaryContext, free: Callable[[Any], Any]) -> None:
         self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, False), "version": 3}
-        weakref.finalize(self, _destroy, context, free, address)
+        _finally(self, _destroy, context, free, address)
+
+
+def _finally(thing: object, function: Callable[..., Any], *arguments: Any) -> None:
+    """Call a function when a thing is gone, but not when the process ends.
+
+    The driver takes everything back then, and the destructors of TensorRT and ONNX Runtime still need the context.
+    """
+    weakref.finalize(thing, function, *arguments).atexit = False
 
 
 def _destroy(context: _PrimaryContext, destroy: Callable[[Any], Any], handle: Any) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from claprt_kernels.errors import KernelInputError, KernelLaunchError
 from claprt_kernels.launcher import Launcher
+from claprt_kernels.memory import DeviceMemory
 
 LARGEST_BATCH = 65_535  # blocks of a grid in y
 _ALIGNMENT = 256
@@ -42,8 +43,8 @@ class TableRing:
         self._host = launcher.pinned(2 * _RUNS * self._size).view(dtype).reshape(2 * _RUNS, rows)
         self._done = [launcher.event() for _ in range(_RUNS)]
         room = -(-constants.nbytes // _ALIGNMENT) * _ALIGNMENT
-        # The only memory that is not its own owner comes last: nothing is left behind where there is too little.
-        self.constants = launcher.alloc(room + 2 * _RUNS * self._size)
+        self._memory = DeviceMemory(launcher, room + 2 * _RUNS * self._size)
+        self.constants = self._memory.address
         self._device = self.constants + room
         launcher.copy(self.constants, np.ascontiguousarray(constants).reshape(-1).view(np.uint8), None)
         launcher.record(self._done[0], None)
@@ -87,5 +88,5 @@ class TableRing:
                 return
             for event in self._done:
                 self._launcher.wait(event)
-            self._launcher.free(self.constants)
+            self._memory.free()
             self._done = []

@@ -1,31 +1,36 @@
 """A tower on a GPU: buffers, streams and batches, the same for every library that computes there.
 
 What a library must bring is small (`DeviceTower`, `DeviceContext`): run on these addresses, with these shapes, on this
-stream. All else is here. A slot is all that one run needs: a stream, input and output on the device, pinned memory
-beside them, a context of the library. Whoever has a slot has it alone, so several threads run side by side, each in a
-slot, and one caller fills the next slot while the last one computes. Slots are made when they are first needed, each
-buffer once: a warm run allocates nothing and waits for nothing but its own result.
+stream. All else is here. A slot is all that runs need on the device: a stream, input and output, a context of the
+library. Whoever has a slot has it alone, for as long as it takes to put a run on its stream: runs queue up there.
+Staging is what a run needs on the host, pinned memory, until its result is there. So several threads run side by side,
+and one caller fills the next batch while the last one computes. Both are made when they are first needed, each buffer
+once: a warm run allocates nothing and waits for nothing but its own result.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from claprt.errors import BackendError, ClaprtWarning
 
+if TYPE_CHECKING:
+    from claprt_kernels import DeviceMemory
+
 Shape = tuple[int, ...]
 SLOTS = 2
 
 
 class DeviceContext(Protocol):
-    """What runs a tower on one stream at a time. Used by one thread at a time."""
+    """What runs a tower on one stream. Used by one thread at a time; what it has on the device ends with it."""
 
     def enqueue(self, shapes: Mapping[str, Shape], inputs: Mapping[str, int], output: int) -> None:
         """Put one run on the slot's stream; does not wait.
@@ -39,10 +44,6 @@ class DeviceContext(Protocol):
             BackendError: the library refuses, with its reason.
             DeviceMemoryError: there is not enough memory on the GPU for these shapes; nothing was put on the stream.
         """
-        ...
-
-    def close(self) -> None:
-        """Give back what it has on the device. Nothing of it runs any more."""
         ...
 
 
@@ -85,8 +86,43 @@ class DeviceTower(Protocol):
         ...
 
 
+class Staging:
+    """Pinned memory of one run at a time: what goes up, what comes down, and whether it is done."""
+
+    def __init__(self, launcher: Any) -> None:
+        self._launcher = launcher
+        self._pinned: dict[str, NDArray[np.uint8]] = {}
+        self._done = launcher.event()
+
+    def memory(self, name: str, size: int) -> NDArray[np.uint8]:
+        """Memory by name, uint8, at least `size` bytes; what was in a smaller one is lost."""
+        if name not in self._pinned or self._pinned[name].nbytes < size:
+            self._pinned[name] = self._launcher.pinned(max(size, 1))
+        return self._pinned[name]
+
+    def record(self, stream: Any) -> None:
+        """The run ends here."""
+        self._launcher.record(self._done, stream)
+
+    def vectors(self, rows: int, dim: int) -> NDArray[np.float32]:
+        """Wait for the run; its vectors, (rows, dim) float32, a new array."""
+        self._launcher.wait(self._done)
+        vectors: NDArray[np.float32] = self._pinned["output"][: 4 * rows * dim].view(np.float32)
+        return np.array(vectors.reshape(rows, dim), dtype=np.float32)
+
+    def settle(self) -> None:
+        """Wait for the run, if there is one, however it ends: the memory can be used again."""
+        from claprt_kernels import KernelError
+
+        with suppress(KernelError):  # told to whoever wants the vectors
+            self._launcher.wait(self._done)
+
+
 class Slot:
-    """A stream with a tower's buffers and context. Its methods put work on the stream; `wait` waits for it."""
+    """A stream with a tower's buffers and context. Its methods put work on the stream, but for `wait` and `settle`.
+
+    `staging` is what it uses where it is given none: for who keeps the slot until the run is done.
+    """
 
     def __init__(self, launcher: Any, tower: DeviceTower, dim: int, most: int) -> None:
         """Allocate on the device; pinned memory follows when it is needed.
@@ -102,75 +138,52 @@ class Slot:
         """
         self.launcher, self.tower, self.dim, self.most = launcher, tower, dim, most
         self.stream = launcher.stream()
-        self._done = launcher.event()
+        self.staging = Staging(launcher)
+        self._idle = launcher.event()
         self._largest = tower.largest(most)
-        self._device: dict[str, tuple[int, int]] = {}  # address and bytes
-        self._pinned: dict[str, NDArray[np.uint8]] = {}
-        self._context: DeviceContext | None = None
-        try:
-            self.inputs = {name: self.device(name, self._bytes(name)) for name in tower.inputs}
-            self.output = self.device("output", 4 * most * dim)
-            self._context = tower.context(self.stream)
-        except BaseException:
-            self.close()
-            raise
+        self._device: dict[str, DeviceMemory] = {}
+        self.inputs = {name: self.device(name, self._bytes(name)) for name in tower.inputs}
+        self.output = self.device("output", 4 * most * dim)
+        self._context = tower.context(self.stream)
 
     def device(self, name: str, size: int) -> int:
-        """Device memory of the slot by name, at least `size` bytes; what was in a smaller one is lost.
+        """Address of device memory of the slot by name, at least `size` bytes; what was in a smaller one is lost.
 
-        Only between runs: growing frees what was there.
+        To grow it waits for what is under way.
         """
-        address, found = self._device.get(name, (0, 0))
-        if size > found:
-            if address:
+        from claprt_kernels import DeviceMemory
+
+        if name not in self._device or self._device[name].nbytes < size:
+            if name in self._device:
                 self.settle()
-                del self._device[name]
-                self.launcher.free(address)
-            address = self.launcher.alloc(size)
-            self._device[name] = address, size
-        return address
+                self._device.pop(name).free()
+            self._device[name] = DeviceMemory(self.launcher, size)
+        return self._device[name].address
 
-    def pinned(self, name: str, size: int) -> NDArray[np.uint8]:
-        """Pinned memory of the slot by name, uint8, at least `size` bytes; what was in a smaller one is lost."""
-        if name not in self._pinned or self._pinned[name].nbytes < size:
-            self._pinned[name] = self.launcher.pinned(max(size, 1))
-        return self._pinned[name]
-
-    def upload(self, name: str, rows: NDArray[Any], first: int = 0) -> None:
+    def upload(self, name: str, rows: NDArray[Any], first: int = 0, staging: Staging | None = None) -> None:
         """Copy rows of an input into its place on the device, from row `first` on. Does not wait."""
         dtype = self.tower.inputs[name]
         begin = first * (rows.nbytes // max(len(rows), 1))
-        staged = self.pinned(name, self._bytes(name))[begin : begin + rows.nbytes]
+        staged = (staging or self.staging).memory(name, self._bytes(name))[begin : begin + rows.nbytes]
         staged.view(dtype).reshape(rows.shape)[...] = rows
         self.launcher.copy(self.inputs[name] + begin, staged, self.stream)
 
-    def enqueue(self, shapes: Mapping[str, Shape]) -> None:
+    def enqueue(self, shapes: Mapping[str, Shape], staging: Staging | None = None) -> None:
         """Run the tower on what is in its inputs, and bring the vectors back. Does not wait."""
-        assert self._context is not None
+        staging = staging or self.staging
         self._context.enqueue(shapes, self.inputs, self.output)
         size = 4 * self.dim * next(iter(shapes.values()))[0]
-        self.launcher.copy_back(self.pinned("output", 4 * self.most * self.dim)[:size], self.output, self.stream)
-        self.launcher.record(self._done, self.stream)
+        self.launcher.copy_back(staging.memory("output", 4 * self.most * self.dim)[:size], self.output, self.stream)
+        staging.record(self.stream)
 
     def wait(self, rows: int) -> NDArray[np.float32]:
-        """Wait for the last run; its vectors, (rows, dim) float32, a new array."""
-        self.launcher.wait(self._done)
-        vectors: NDArray[np.float32] = self._pinned["output"][: 4 * rows * self.dim].view(np.float32)
-        return np.array(vectors.reshape(rows, self.dim), dtype=np.float32)
+        """Wait for the last run with the slot's own staging; its vectors, (rows, dim) float32, a new array."""
+        return self.staging.vectors(rows, self.dim)
 
     def settle(self) -> None:
         """Wait for all that is under way."""
-        self.launcher.record(self._done, self.stream)
-        self.launcher.wait(self._done)
-
-    def close(self) -> None:
-        """Give the device memory back, after what is under way."""
-        self.settle()
-        if self._context is not None:
-            self._context.close()
-            self._context = None
-        while self._device:
-            self.launcher.free(self._device.popitem()[1][0])
+        self.launcher.record(self._idle, self.stream)
+        self.launcher.wait(self._idle)
 
     def _bytes(self, name: str) -> int:
         return int(np.prod(self._largest[name], dtype=np.int64)) * self.tower.inputs[name].itemsize
@@ -192,8 +205,8 @@ class DeviceEngine:
         self.launcher, self.tower, self.dim = launcher, tower, dim
         self._most = tower.steps[-1]
         self._changed = threading.Condition()
-        self._free: list[Slot] = []
-        self._made = 0
+        self._free: deque[Slot] = deque()  # the one that was used last comes last
+        self._made, self._limit = 0, SLOTS
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -253,48 +266,55 @@ class DeviceEngine:
 
     @contextmanager
     def slot(self) -> Iterator[Slot]:
-        """A slot, for one user; waits until there is one. Errors of CUDA become `BackendError`."""
+        """A slot, for one user; waits until there is one. Errors of CUDA become `BackendError`.
+
+        Who has it must not call what may wait for something else: others wait for the slot.
+        """
         with explained(self.tower.name):
-            slot = self.take(wait=True)
-            assert slot is not None
+            slot = self._take()
             try:
                 yield slot
             finally:
-                self.give(slot)
+                self._give(slot)
 
-    def take(self, wait: bool) -> Slot | None:
-        """A slot that nobody has; None if all are taken and `wait` is false. Whoever has one must `give` it back."""
+    def _take(self) -> Slot:
         with self._changed:
-            while True:
-                if self._free:
-                    return self._free.pop()
-                if self._made < SLOTS:
-                    slot = self._make()
-                    self._made += 1
-                    return slot
-                if not wait:
-                    return None
-                self._changed.wait()
+            while not self._free:
+                if self._made < self._limit:
+                    slot = self._another()
+                    if slot is not None:
+                        self._made += 1
+                        return slot
+                else:
+                    self._changed.wait()
+            return self._free.popleft()
 
-    def give(self, slot: Slot) -> None:
-        """Give a slot back."""
+    def _give(self, slot: Slot) -> None:
         with self._changed:
             if slot.most > self._most:  # made before memory was found to be short: its buffers are better freed
-                slot.close()
                 self._made -= 1
             else:
                 self._free.append(slot)
             self._changed.notify()
 
-    def _make(self) -> Slot:
-        """A new slot, with fewer rows where memory does not suffice for all."""
+    def _another(self) -> Slot | None:
+        """A new slot, with fewer rows where memory does not suffice for all. None where it does for no other slot."""
         from claprt_kernels import DeviceMemoryError
 
         while True:
             try:
                 return Slot(self.launcher, self.tower, self.dim, self._most)
             except DeviceMemoryError as error:  # noqa: PERF203
-                self.shrink(self._most, error)
+                if not self._made:
+                    self.shrink(self._most, error)
+                    continue
+                self._limit = self._made
+                warnings.warn(
+                    f"the GPU's memory suffices for {self._made} run at a time, not for {SLOTS}: {error}",
+                    ClaprtWarning,
+                    stacklevel=2,
+                )
+                return None
 
 
 @contextmanager

@@ -29,7 +29,14 @@ def tower_inputs(info: AudioInfo | TextInfo) -> tuple[str, ...]:
 
 
 def load_engine(
-    bundle: Bundle, tower: str, variant: str, backend: str, *, device: int = 0, threads: int | None = None
+    bundle: Bundle,
+    tower: str,
+    variant: str,
+    backend: str,
+    *,
+    device: int = 0,
+    threads: int | None = None,
+    steps: tuple[int, ...] | None = None,
 ) -> Engine:
     """Make the engine of one tower.
 
@@ -40,6 +47,7 @@ def load_engine(
         backend: of `choose_backend`.
         device: CUDA's number of the GPU.
         threads: of one run on the CPU; None takes the cores that this process may use.
+        steps: batches that "ort-cuda" gets memory for, ascending; None takes its own. Engines have theirs.
 
     Raises:
         BundleError: a file is missing, has another hash, or is not this tower.
@@ -60,7 +68,7 @@ def load_engine(
             bundle.verified(entry)
         return engine
     from claprt.engines.device import DeviceEngine, explained
-    from claprt.engines.ort_cuda import OrtCudaTower
+    from claprt.engines.ort_cuda import STEPS, OrtCudaTower
     from claprt_kernels import open_launcher
 
     for entry in entries:
@@ -72,7 +80,8 @@ def load_engine(
     )
     with explained("starting CUDA"):
         launcher = open_launcher(device)
-        return DeviceEngine(launcher, OrtCudaTower(launcher, files, inputs, dim, limits), dim)
+        tower_there = OrtCudaTower(launcher, files, inputs, dim, limits, steps or STEPS)
+        return DeviceEngine(launcher, tower_there, dim)
 
 
 def why_no_engine(bundle: Bundle, tower: str, variant: str, backend: str, device: int = 0) -> str | None:

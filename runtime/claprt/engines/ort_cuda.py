@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -25,10 +26,13 @@ _TYPES = {
     "attention_mask": np.dtype(np.int64),
 }
 # What a batch may be: there is nothing to build for it, so these only say how memory is asked for.
-_STEPS = (1, 8, 64)
-_TOKENS = 64 * 77
+STEPS = (1, 8, 64)
+_TOKENS = 77  # of a row, on average at most
 _ERRORS_ONLY = 3
+# What it says when the GPU's memory is short: its own arena, CUDA, cuBLAS, cuDNN.
+_MEMORY = re.compile(r"failed to allocate memory|out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED", re.IGNORECASE)
 _LIBRARIES = "it needs CUDA and cuDNN of its version: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_preloading = threading.Lock()
 # A graph of one Identity of a float: `onnx.helper` made it.
 _IDENTITY = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02"
@@ -63,29 +67,42 @@ def start_session(ort: Any, graph: str | bytes, options: Mapping[str, str]) -> A
     """
     settings = ort.SessionOptions()
     settings.log_severity_level = _ERRORS_ONLY
-    _preload(ort)
+    missing = _preload(ort)
+    if missing:
+        raise BackendError(f"onnxruntime {ort.__version__} lacks libraries: {', '.join(missing)}; {_LIBRARIES}")
     made = ort.InferenceSession(graph, settings, providers=[(_PROVIDER, dict(options))])
     if made.get_providers()[0] != _PROVIDER:
         raise BackendError(f"onnxruntime {ort.__version__} cannot start CUDA; {_LIBRARIES}")
     return made
 
 
-def _preload(ort: Any) -> None:
-    """Load CUDA and cuDNN from where pip put them; what is missing is only printed there."""
+def _preload(ort: Any) -> tuple[str, ...]:
+    """Load CUDA and cuDNN from where pip put them, once. Returns what is missing, which is only printed there."""
+    with _preloading:  # standard output is everybody's
+        return _preloaded(ort)
+
+
+@cache
+def _preloaded(ort: Any) -> tuple[str, ...]:
     if not hasattr(ort, "preload_dlls"):
-        return
+        return ()
     with contextlib.redirect_stdout(io.StringIO()) as said:
         ort.preload_dlls()
-    missing = re.findall(r"Failed to load (\S+):", said.getvalue())
-    if missing:
-        raise BackendError(f"onnxruntime {ort.__version__} lacks libraries: {', '.join(missing)}; {_LIBRARIES}")
+    # With their directory it tells of a first try, of pip's files. What counts is whether the loader then finds them.
+    return tuple(re.findall(r"^Failed to load ([^/\s]+):", said.getvalue(), re.MULTILINE))
 
 
 class OrtCudaTower:
     """A graph on the CUDA provider. See `DeviceTower`. Each slot has a session of its own, with the weights."""
 
     def __init__(
-        self, launcher: Any, files: Sequence[Path], inputs: tuple[str, ...], dim: int, limits: Mapping[str, Shape]
+        self,
+        launcher: Any,
+        files: Sequence[Path],
+        inputs: tuple[str, ...],
+        dim: int,
+        limits: Mapping[str, Shape],
+        steps: tuple[int, ...] = STEPS,
     ) -> None:
         """Describe the tower; the graph is loaded with each slot.
 
@@ -95,10 +112,12 @@ class OrtCudaTower:
             inputs: the inputs that the bundle format gives this tower.
             dim: length of the vectors.
             limits: largest shape of a row of each input.
+            steps: batches, ascending; memory for the last one is taken.
         """
         import onnxruntime as ort
 
         self.launcher, self.ort, self._graph, self._limits = launcher, ort, files[0], dict(limits)
+        self._steps = steps
         self._inputs, self.dim = {name: _TYPES[name] for name in inputs}, dim
 
     @property
@@ -114,17 +133,17 @@ class OrtCudaTower:
     @property
     def steps(self) -> tuple[int, ...]:
         """See `DeviceTower`."""
-        return _STEPS
+        return self._steps
 
     def rows(self, shapes: Mapping[str, Shape], most: int) -> int:
         """See `DeviceTower`. A run of long texts has fewer of them."""
         tokens = shapes["input_ids"][0] if "input_ids" in shapes else 1
-        return max(1, min(most, _TOKENS // tokens))
+        return max(1, min(most, _TOKENS * most // tokens))
 
     def largest(self, most: int) -> Mapping[str, Shape]:
         """See `DeviceTower`."""
         if "input_ids" in self._limits:
-            return {name: (max(_TOKENS, *shape),) for name, shape in self._limits.items()}
+            return {name: (max(_TOKENS * most, *shape),) for name, shape in self._limits.items()}
         return {name: (most, *shape) for name, shape in self._limits.items()}
 
     def context(self, stream: Any) -> OrtCudaContext:
@@ -137,7 +156,10 @@ class OrtCudaTower:
         Raises:
             BackendError: the provider does not start.
             BundleError: the file is not a graph of this tower.
+            DeviceMemoryError: there is not enough memory on the GPU for the weights.
         """
+        from claprt_kernels import DeviceMemoryError
+
         options = {
             "device_id": str(self.launcher.device),
             "user_compute_stream": str(self.launcher.handle(stream)),
@@ -149,6 +171,8 @@ class OrtCudaTower:
         except BackendError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no public base class
+            if _MEMORY.search(str(error)):
+                raise DeviceMemoryError(f"{self.name}: loading the graph: {first_line(error)}") from error
             raise BundleError(
                 f"onnxruntime {self.ort.__version__} cannot load the graph on CUDA: {self._graph}: {first_line(error)}"
                 "; build the bundle again"
@@ -181,10 +205,6 @@ class OrtCudaContext:
         try:
             self._session.run_with_iobinding(binding, self._options)
         except Exception as error:  # onnxruntime's exceptions share no public base class
-            if "Failed to allocate memory" in str(error) or "out of memory" in str(error):
+            if _MEMORY.search(str(error)):
                 raise DeviceMemoryError(f"{tower.name}: {first_line(error)}") from error
             raise BackendError(f"{tower.name} failed on inputs of {dict(shapes)}: {first_line(error)}") from error
-
-    def close(self) -> None:
-        """See `DeviceContext`."""
-        self._session = None

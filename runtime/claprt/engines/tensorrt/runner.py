@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,13 +16,19 @@ from claprt.engines.tensorrt.library import Heard, Library, made
 from claprt.engines.tensorrt.profiles import Profile
 from claprt.errors import BackendError
 
+if TYPE_CHECKING:
+    from claprt_kernels import DeviceMemory
+
+_Shapes = tuple[tuple[str, Shape], ...]
 _UNKNOWN = np.dtype(np.object_)
 _TYPES: dict[str, np.dtype[Any]] = {
     "FLOAT": np.dtype(np.float32),
     "INT64": np.dtype(np.int64),
     "BOOL": np.dtype(np.bool_),
 }
-_GRAPHS = 64  # CUDA graphs that one context keeps
+_GRAPHS = 32  # CUDA graphs that a slot keeps
+# What libraries say when the GPU's memory is short, TensorRT and CUDA below it.
+_MEMORY = re.compile(r"out of ?memory|memory ?allocation|failed to allocate|could not be allocated", re.IGNORECASE)
 
 _log = logging.getLogger("claprt")
 
@@ -129,16 +136,21 @@ class TensorRtTower:
         with self._making, self.launcher.current():
             context = self.engine.create_execution_context(strategy if self._config is None else self._config)
             if context is None or not context.set_optimization_profile_async(profile, self.launcher.handle(stream)):
-                raise BackendError(f"{self.library.title} cannot make an execution context: {self._heard.reasons}")
+                raise self.failed("making an execution context")
         return context
 
     def compiled_here(self) -> bytes:
         """What TensorRT for RTX has compiled on this GPU so far, for the next time; b"" where there is nothing."""
         return b"" if self._compiled is None else bytes(self._compiled.serialize())
 
-    def refused(self, what: str) -> BackendError:
-        """An error that the library has a reason for."""
-        return BackendError(f"{self.library.title} failed: {what}: {self._heard.reasons}")
+    def failed(self, what: str) -> Exception:
+        """The error for what the library just did not do, with its reasons: BackendError, or DeviceMemoryError."""
+        from claprt_kernels import DeviceMemoryError
+
+        reasons = self._heard.reasons
+        self._heard.errors.clear()  # they are told, and say nothing of the next failure
+        kind = DeviceMemoryError if _MEMORY.search(reasons) else BackendError
+        return kind(f"{self.library.title} failed: {what}: {reasons}")
 
     def _runtime_config(self, compiled: bytes) -> tuple[Any, Any]:
         config = self.engine.create_runtime_config()
@@ -181,80 +193,103 @@ class TensorRtTower:
         return Profile(shapes)
 
 
+class _Captured(NamedTuple):
+    graph: Any
+    context: Any  # that it was captured from: it must live as long
+
+
 class TensorRtContext:
     """See `DeviceContext`. An execution context for each profile that is used; they share one working memory.
 
     Where the launcher has CUDA graphs, a shape that comes again is captured, and replayed from then on: hundreds of
-    kernels then start as one. TensorRT asks that a shape has run once before it is captured.
+    kernels then start as one. TensorRT asks that a shape has run once before it is captured, and that the context it
+    was captured from does nothing else afterwards: each graph has one of its own.
     """
 
     def __init__(self, tower: TensorRtTower, stream: Any) -> None:
         self._tower, self._launcher, self._stream = tower, tower.launcher, stream
+        self._memory: DeviceMemory | None = None
         self._contexts: dict[int, Any] = {}
-        self._memory = self._memory_bytes = 0
+        self._with_memory: set[int] = set()  # profiles whose context has this memory
         self._captures = self._launcher.can_capture and not tower.library.rtx
-        self._graphs: dict[tuple[tuple[str, Shape], ...], Any] = {}
-        self._seen: Counter[tuple[tuple[str, Shape], ...]] = Counter()
+        self._graphs: dict[_Shapes, _Captured] = {}
+        self._seen: Counter[_Shapes] = Counter()
 
     def enqueue(self, shapes: Mapping[str, Shape], inputs: Mapping[str, int], output: int) -> None:
         """See `DeviceContext`."""
         key = tuple(shapes.items())
         if key in self._graphs:
-            self._launcher.replay(self._graphs[key], self._stream)
+            self._launcher.replay(self._graphs[key].graph, self._stream)
             return
-        context = self._prepared(shapes, inputs, output)
-        self._execute(context)
-        if self._captures and len(self._graphs) < _GRAPHS:
-            self._seen[key] += 1
-            if self._seen[key] > 1:
-                self._capture(key, lambda: self._execute(context))
+        index = self._tower.profile_for(shapes)
+        self._reserve(self._tower.engine.get_device_memory_size_for_profile_v2(index))
+        self._seen[key] += 1
+        if self._seen[key] > 1 and self._captures and len(self._graphs) < _GRAPHS:
+            context = self._own_context(index)
+            if context is not None:
+                self._execute(context, shapes, inputs, output)
+                self._capture(key, context)
+                return
+        if index not in self._contexts:
+            self._contexts[index] = self._tower.make_context(index, self._stream)
+        if index not in self._with_memory:
+            self._give_memory(self._contexts[index])
+            self._with_memory.add(index)
+        self._execute(self._contexts[index], shapes, inputs, output)
 
-    def _capture(self, key: tuple[tuple[str, Shape], ...], work: Callable[[], None]) -> None:
+    def _execute(self, context: Any, shapes: Mapping[str, Shape], inputs: Mapping[str, int], output: int) -> None:
+        with self._launcher.current():
+            for name, shape in shapes.items():
+                if not context.set_input_shape(name, shape):
+                    raise self._tower.failed(f"setting {name} to {shape}")
+                context.set_tensor_address(name, inputs[name])
+            context.set_tensor_address(self._tower.output_name, output)
+            self._run(context)
+
+    def _run(self, context: Any) -> None:
+        if not context.execute_async_v3(self._launcher.handle(self._stream)):
+            raise self._tower.failed("running")
+
+    def _own_context(self, index: int) -> Any:
+        """A context to capture from; None where there is no room for it."""
+        try:
+            context = self._tower.make_context(index, self._stream)
+        except (BackendError, MemoryError) as error:
+            self._capture_no_more(error)
+            return None
+        self._give_memory(context)
+        return context
+
+    def _capture(self, key: _Shapes, context: Any) -> None:
         from claprt_kernels import KernelError
 
         try:
-            self._graphs[key] = self._launcher.capture(self._stream, work)
+            graph = self._launcher.capture(self._stream, lambda: self._run(context))
         except (KernelError, BackendError) as error:
-            self._captures = False
-            _log.warning("%s runs without CUDA graphs, which only costs time: %s", self._tower.name, error)
+            self._capture_no_more(error)
+        else:
+            self._graphs[key] = _Captured(graph, context)
 
-    def _prepared(self, shapes: Mapping[str, Shape], inputs: Mapping[str, int], output: int) -> Any:
-        index = self._tower.profile_for(shapes)
-        self._reserve(self._tower.engine.get_device_memory_size_for_profile_v2(index))
-        if index not in self._contexts:
-            context = self._contexts[index] = self._tower.make_context(index, self._stream)
-            context.set_device_memory(self._memory, self._memory_bytes)
-        context = self._contexts[index]
-        for name, shape in shapes.items():
-            if not context.set_input_shape(name, shape):
-                raise self._tower.refused(f"setting {name} to {shape}")
-            context.set_tensor_address(name, inputs[name])
-        context.set_tensor_address(self._tower.output_name, output)
-        return context
+    def _capture_no_more(self, error: Exception) -> None:
+        self._captures = False
+        _log.warning("%s captures no more CUDA graphs, which only costs time: %s", self._tower.name, error)
 
-    def _execute(self, context: Any) -> None:
+    def _give_memory(self, context: Any) -> None:
+        assert self._memory is not None
         with self._launcher.current():
-            done = context.execute_async_v3(self._launcher.handle(self._stream))
-        if not done:
-            raise self._tower.refused("running")
+            context.set_device_memory(self._memory.address, self._memory.nbytes)
 
     def _reserve(self, size: int) -> None:
-        """Have working memory of that size. It grows while profiles are new, before anything runs in them."""
-        if size <= self._memory_bytes:
+        """Have working memory of that size. It grows while profiles are new."""
+        from claprt_kernels import DeviceMemory
+
+        if self._memory is not None and size <= self._memory.nbytes:
             return
-        self._graphs.clear()  # they have the old address
-        self._seen.clear()
         idle = self._launcher.event()
         self._launcher.record(idle, self._stream)
         self._launcher.wait(idle)
-        self.close()
-        self._memory = self._launcher.alloc(size)
-        self._memory_bytes = size
-        for context in self._contexts.values():
-            context.set_device_memory(self._memory, size)
-
-    def close(self) -> None:
-        """See `DeviceContext`."""
-        address, self._memory, self._memory_bytes = self._memory, 0, 0
-        if address:
-            self._launcher.free(address)
+        self._graphs.clear()  # they have the old address
+        self._seen.clear()
+        self._with_memory.clear()
+        self._memory = None
+        self._memory = DeviceMemory(self._launcher, size)
