@@ -149,6 +149,13 @@ def verification_sounds(spec: LogMelSpec, directory: Path | None) -> tuple[str, 
     return description, result
 
 
+def sound_names(directory: Path | None) -> list[str]:
+    """What each of `verification_sounds` is, for messages."""
+    names = [f"the demo sound {kind!r}" for kind in sounds.KINDS]
+    names += ["silence", "one sample", "23 s of the demo sound 'rain'"]
+    return names + ([] if directory is None else [str(path) for path in find_sounds(directory)[:MAX_RECORDINGS]])
+
+
 def _read(path: Path, spec: LogMelSpec, seconds: float = 40.0) -> NDArray[np.float32]:
     """The beginning of a recording, mono, at the model's rate."""
     long_clip = replace(spec, clip_samples=int(seconds * spec.sampling_rate))

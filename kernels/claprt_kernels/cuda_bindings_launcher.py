@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -70,9 +71,13 @@ class CudaBindingsLauncher:
         return int(free), int(total)
 
     def alloc(self, size: int) -> int:
-        """See `Launcher`."""
+        """See `Launcher`. Where there is too little it collects garbage, which may own some, and tries again."""
+        what = f"allocating {size} bytes of device memory"
+        with contextlib.suppress(_OutOfMemoryError):
+            return int(self._do(what, self._driver.cuMemAlloc, size))
+        gc.collect()
         try:
-            return int(self._do(f"allocating {size} bytes of device memory", self._driver.cuMemAlloc, size))
+            return int(self._do(what, self._driver.cuMemAlloc, size))
         except _OutOfMemoryError as error:
             raise DeviceMemoryError.wanted(size, *self.free_memory()) from error
 

@@ -103,28 +103,21 @@ class GpuClips:
 
     def _start(self, batch: _Batch) -> None:
         """Put a batch on a stream; where memory does not suffice for it, do it in parts, and wait for them."""
-        rows = len(batch.owners)
-        with self._engine.slot() as slot:
-            if rows <= self._engine.most:  # it may have shrunk since the batch was begun
-                try:
-                    self._run(batch, slot, 0, rows)
-                except MemoryError as error:
-                    self._engine.shrink(rows, error)
-                else:
-                    return
-            batch.vectors = np.concatenate(list(self._in_parts(batch, slot)))
-
-    def _in_parts(self, batch: _Batch, slot: Slot) -> Iterator[NDArray[np.float32]]:
-        first, rows = 0, len(batch.owners)
+        rows, parts = len(batch.owners), []
+        first = 0
         while first < rows:
             count = min(rows - first, self._engine.most)
             try:
-                self._run(batch, slot, first, count)
+                with self._engine.slot() as slot:
+                    self._run(batch, slot, first, count)
+                    if count < rows:
+                        parts.append(batch.staging.vectors(count, slot.dim))
             except MemoryError as error:
-                self._engine.shrink(count, error)
+                self._engine.relieve(error)
                 continue
-            yield batch.staging.vectors(count, slot.dim)
             first += count
+        if parts:
+            batch.vectors = np.concatenate(parts)
 
     def _run(self, batch: _Batch, slot: Slot, first: int, count: int) -> None:
         info, staging = self._info, batch.staging

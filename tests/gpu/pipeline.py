@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,23 +190,93 @@ def from_many_threads() -> None:
     the_usual_engines()
     cpu, gpu = loaded()
     expected = cpu.embed_audio(sounds(6)), cpu.embed_text(TEXTS)
-    failures: list[BaseException] = []
 
     def work() -> None:
-        try:
-            for _ in range(2):
-                assert_close(gpu.embed_audio(sounds(6)), expected[0])
-                assert_close(gpu.embed_text(TEXTS), expected[1], 1e-6)
-        except BaseException as error:
-            failures.append(error)
+        for _ in range(2):
+            assert_close(gpu.embed_audio(sounds(6)), expected[0])
+            assert_close(gpu.embed_text(TEXTS), expected[1], 1e-6)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    side_by_side(work, 4)
+
+
+def calls_within_calls() -> None:
+    """The sounds of one call come from another call, at more than one depth, in several threads at once."""
+    the_usual_engines()
+    cpu, gpu = loaded()
+    expected = cpu.embed_audio(sounds(9))
+
+    def nested(depth: int) -> Iterator[NDArray[np.float32]]:
+        for index, sound in enumerate(sounds(9)):
+            if depth and index % 4 == 3:
+                assert_close(gpu.embed_many(nested(depth - 1))[1], expected)
+            yield sound
+
+    side_by_side(lambda: assert_close(gpu.embed_many(nested(2))[1], expected), 3)
+
+
+def who_waits_for_sounds_keeps_nobody_waiting() -> None:
+    """Two live sources pause in the middle of a batch: what others ask for is done meanwhile."""
+    the_usual_engines()
+    cpu, gpu = loaded()
+    expected = cpu.embed_audio(sounds(9))
+    paused, goes_on = threading.Semaphore(0), threading.Event()
+
+    def live() -> Iterator[NDArray[np.float32]]:
+        for index, sound in enumerate(sounds(9)):
+            if index == 6:
+                paused.release()
+                assert goes_on.wait(60), "nobody else was served"
+            yield sound
+
+    def others() -> None:
+        assert paused.acquire(timeout=60)
+        assert paused.acquire(timeout=60)
+        for _ in range(3):
+            assert_close(gpu.embed_audio(sounds(9)), expected)
+        goes_on.set()
+
+    work = [lambda: assert_close(gpu.embed_many(live())[1], expected)] * 2 + [others]
+    side_by_side(lambda: work.pop()(), 3)
+
+
+def side_by_side(work: Callable[[], None], threads: int) -> None:
+    """Do it in as many threads; what one of them raises is raised."""
+    with ThreadPoolExecutor(threads) as pool:
+        for future in [pool.submit(work) for _ in range(threads)]:
+            future.result()
+
+
+def memory_ends_with_its_owner() -> None:
+    """A model that is no longer used has given back all that it had on the device, and its pinned memory."""
+    from tests.kernels.fake_cuda.pycuda_env import FakeCuda
+
+    the_usual_engines()
+    cuda = FakeCuda()
+    before = cuda.count("cuMemFree_v2") - cuda.count("cuMemAlloc_v2")
+    for _ in range(2):
+        _, gpu = loaded()
+        for _ in range(3):
+            gpu.embed_audio(sounds(9))
+            gpu.embed_text(TEXTS)
+        assert cuda.count("cuMemAlloc_v2") > cuda.count("cuMemFree_v2")
+        del gpu
+        gc.collect()
+        assert cuda.count("cuMemFree_v2") - cuda.count("cuMemAlloc_v2") == before
+        assert cuda.count("cuMemFreeHost") == cuda.count("cuMemHostAlloc") > 0
+        assert cuda.count("cuGraphExecDestroy") == cuda.count("cuGraphInstantiateWithFlags") > 0
+
+
+def the_second_gpu() -> None:
+    """All of a model is on the GPU that it was asked for, whatever is current; the first one can be used beside it."""
+    the_usual_engines()
+    cpu = claprt.load(bundle(), "ort-cpu")
+    first, second = (claprt.load(bundle(), "tensorrt", device=device) for device in (0, 1))
+    for _ in range(3):
+        for gpu in (second, first):
+            assert_close(gpu.embed_audio(sounds(9)), cpu.embed_audio(sounds(9)))
+            assert_close(gpu.embed_text(TEXTS), cpu.embed_text(TEXTS), 1e-6)
+    with pytest.raises(BackendError, match="there is no GPU 2: the driver shows 2"):
+        claprt.load(bundle(), "tensorrt", device=2)
 
 
 def a_warm_call_allocates_nothing() -> None:
@@ -256,7 +328,41 @@ def little_memory_means_smaller_batches() -> None:
         assert_close(gpu.embed_audio(many, recipe="head"), expected)
         assert_close(gpu.embed_audio(many, recipe="head"), expected)
     said = [str(one.message) for one in caught if issubclass(one.category, ClaprtWarning)]
-    assert any("batches of 2 are run instead" in text for text in said), said
+    assert any("batches of 2 are run from now on" in text for text in said), said
+
+
+def done_in(memory: int) -> tuple[set[str], int]:
+    """Embed 5 sounds in that memory, alone and at once: what was warned of, and how many calls were done."""
+    os.environ["FAKE_CUDA_MEMORY"] = str(memory)
+    cpu, gpu = loaded(precision="fp32")
+    expected = cpu.embed_audio(sounds(5), recipe="head")
+    calls = [[4], [0, 1, 2, 3, 4], [2]]
+    done = 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for indices in calls:
+            try:
+                found = gpu.embed_audio([sounds(5)[index] for index in indices], recipe="head")
+            except BackendError as error:
+                if "the GPU's memory does not suffice" not in str(error):
+                    raise
+                continue
+            assert_close(found, expected[indices])
+            done += 1
+    return {str(one.message) for one in caught if issubclass(one.category, ClaprtWarning)}, done
+
+
+def however_little_memory_there_is() -> None:
+    """Whatever fits in it is done, every time: what was too much before takes nothing from what comes later."""
+    the_usual_engines()
+    found = [done_in(1_000_000 * memory) for memory in (1, 2, 3, 4, 6, 8, 11, 24)]
+    done = [count for _, count in found]
+    assert done == sorted(done), done
+    assert set(done) == {0, 3}, done  # each sound is cut to one clip: what is done for one is done for all at once
+    said = set().union(*(texts for texts, _ in found))
+    assert any("batches of 1 are run from now on" in text for text in said), said
+    assert any("one run at a time is done from now on" in text for text in said), said
+    assert not found[-1][0]
 
 
 def no_memory_is_an_error() -> None:
@@ -276,6 +382,9 @@ def an_engine_that_misses_is_not_kept() -> None:
     for tower, force in (("audio", False), ("text", True)):
         with pytest.raises(BackendError, match=r"misses its bound and is not kept.*the worst is"):
             engines(batches=(1,), towers=(tower,), force=force)
+    os.environ["STAND_IN_NOISE"] = "nan"
+    with pytest.raises(BackendError, match=r"misses its bound and is not kept.*nan.*the worst is"):
+        engines(batches=(1,), towers=("audio",))
     assert sorted((bundle() / "engines").glob("*/*")) == kept
     del os.environ["STAND_IN_NOISE"]
     (again,) = build_engines(bundle(), precisions=("fp32",), towers=("text",), batches=(1,))
@@ -293,6 +402,14 @@ def a_lost_gpu_is_an_error() -> None:
         gpu.embed_audio(sounds(3))
     for _ in range(3):  # this driver goes on after it: no slot was lost, nothing of the failed call is left
         assert_close(gpu.embed_audio(sounds(9)), cpu.embed_audio(sounds(9)))
+    # From now on every call fails, as after a fault of a real GPU: each of ours is told so, and none waits.
+    os.environ["FAKE_CUDA_STICKY"] = "1"
+    os.environ["FAKE_CUDA_FAIL"] = f"cuLaunchKernel:{FakeCuda().count('cuLaunchKernel') + 2}:700"
+    for _ in range(4):
+        with pytest.raises(BackendError, match="the GPU failed"):
+            gpu.embed_audio(sounds(9))
+    with pytest.raises(BackendError, match="the GPU failed"):
+        gpu.embed_text(TEXTS)
 
 
 def a_bad_sound_in_between() -> None:

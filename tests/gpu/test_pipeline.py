@@ -86,6 +86,10 @@ def test_fusion_of_long_sounds(run: Run, demo_fused_bundle: Path) -> None:
     [
         pipeline.int16_stays_int16,
         pipeline.from_many_threads,
+        pipeline.calls_within_calls,
+        pipeline.who_waits_for_sounds_keeps_nobody_waiting,
+        pipeline.memory_ends_with_its_owner,
+        pipeline.however_little_memory_there_is,
         pipeline.a_warm_call_allocates_nothing,
         pipeline.shapes_that_come_again_are_captured,
         pipeline.a_lost_gpu_is_an_error,
@@ -94,6 +98,10 @@ def test_fusion_of_long_sounds(run: Run, demo_fused_bundle: Path) -> None:
 )
 def test_pipeline(with_engines: Callable[[str], Path], run: Run, program: Callable[[], None]) -> None:
     run(program, with_engines("demo_bundle"), FAKE_CUDA_DEFER="1")
+
+
+def test_the_second_gpu(with_engines: Callable[[str], Path], run: Run) -> None:
+    run(pipeline.the_second_gpu, with_engines("demo_bundle"), FAKE_CUDA_DEFER="1", FAKE_CUDA_DEVICES="2")
 
 
 @pytest.mark.parametrize(

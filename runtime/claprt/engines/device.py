@@ -144,7 +144,7 @@ class Slot:
         self._device: dict[str, DeviceMemory] = {}
         self.inputs = {name: self.device(name, self._bytes(name)) for name in tower.inputs}
         self.output = self.device("output", 4 * most * dim)
-        self._context = tower.context(self.stream)
+        self._context: DeviceContext | None = tower.context(self.stream)
 
     def device(self, name: str, size: int) -> int:
         """Address of device memory of the slot by name, at least `size` bytes; what was in a smaller one is lost.
@@ -171,6 +171,7 @@ class Slot:
     def enqueue(self, shapes: Mapping[str, Shape], staging: Staging | None = None) -> None:
         """Run the tower on what is in its inputs, and bring the vectors back. Does not wait."""
         staging = staging or self.staging
+        assert self._context is not None
         self._context.enqueue(shapes, self.inputs, self.output)
         size = 4 * self.dim * next(iter(shapes.values()))[0]
         self.launcher.copy_back(staging.memory("output", 4 * self.most * self.dim)[:size], self.output, self.stream)
@@ -184,6 +185,16 @@ class Slot:
         """Wait for all that is under way."""
         self.launcher.record(self._idle, self.stream)
         self.launcher.wait(self._idle)
+
+    def close(self) -> None:
+        """Give back all that it has on the device, after what is under way. It cannot be used any more."""
+        from claprt_kernels import KernelError
+
+        with suppress(KernelError):  # told to whoever waits for that
+            self.settle()
+        self._context = None
+        while self._device:
+            self._device.popitem()[1].free()
 
     def _bytes(self, name: str) -> int:
         return int(np.prod(self._largest[name], dtype=np.int64)) * self.tower.inputs[name].itemsize
@@ -227,18 +238,19 @@ class DeviceEngine:
         total = len(next(iter(inputs.values())))
         result = np.empty((total, self.dim), dtype=np.float32)
         first = 0
-        with self.slot() as slot:
+        with explained(self.tower.name):
             while first < total:
                 rest = {name: value[first:] for name, value in inputs.items()}
                 count = min(total - first, self.rows({name: value.shape[1:] for name, value in rest.items()}))
-                for name, value in rest.items():
-                    slot.upload(name, np.asarray(value[:count]))
                 try:
-                    slot.enqueue({name: (count, *value.shape[1:]) for name, value in rest.items()})
+                    with self.slot() as slot:
+                        for name, value in rest.items():
+                            slot.upload(name, np.asarray(value[:count]))
+                        slot.enqueue({name: (count, *value.shape[1:]) for name, value in rest.items()})
+                        result[first : first + count] = slot.wait(count)
                 except MemoryError as error:
-                    self.shrink(count, error)
+                    self.relieve(error)
                     continue
-                result[first : first + count] = slot.wait(count)
                 first += count
         return result
 
@@ -246,36 +258,47 @@ class DeviceEngine:
         """How many rows of inputs of such shapes (the batch left out) one run takes."""
         return self.tower.rows(shapes, self._most)
 
-    def shrink(self, rows: int, error: MemoryError) -> None:
-        """From now on, run fewer rows than these, for which there was no memory, at a time. Says so in a warning.
+    def relieve(self, error: MemoryError) -> None:
+        """There was no memory for a run: from now on, do with less. Says so in a warning; the run can be tried again.
+
+        First one run at a time, then fewer and fewer rows. To be called without a slot.
 
         Raises:
-            MemoryError: `error`, where there is nothing smaller.
+            MemoryError: `error`, where it is one row at a time already.
         """
-        smaller = [step for step in self.tower.steps if step < rows]
+        with self._changed:
+            if self._limit > 1:
+                self._limit = 1
+                instead = "one run at a time is done"
+            else:
+                instead = self._shrink(error)
+            while self._free:
+                self._free.pop().close()
+                self._made -= 1
+            self._changed.notify()
+        _warn(instead, error)
+
+    def _shrink(self, error: MemoryError) -> str:
+        smaller = [step for step in self.tower.steps if step < self._most]
         if not smaller:
             raise error
-        if smaller[-1] < self._most:
-            self._most = smaller[-1]
-            warnings.warn(
-                f"the GPU's memory does not suffice for batches of {rows}: batches of {self._most} are run instead: "
-                f"{error}",
-                ClaprtWarning,
-                stacklevel=2,
-            )
+        self._most = smaller[-1]
+        return f"batches of {self._most} are run"
 
     @contextmanager
     def slot(self) -> Iterator[Slot]:
-        """A slot, for one user; waits until there is one. Errors of CUDA become `BackendError`.
+        """A slot, for one user; waits until there is one.
 
         Who has it must not call what may wait for something else: others wait for the slot.
+
+        Raises:
+            MemoryError: there is no memory even for a slot with a row.
         """
-        with explained(self.tower.name):
-            slot = self._take()
-            try:
-                yield slot
-            finally:
-                self._give(slot)
+        slot = self._take()
+        try:
+            yield slot
+        finally:
+            self._give(slot)
 
     def _take(self) -> Slot:
         with self._changed:
@@ -291,8 +314,9 @@ class DeviceEngine:
 
     def _give(self, slot: Slot) -> None:
         with self._changed:
-            if slot.most > self._most:  # made before memory was found to be short: its buffers are better freed
+            if slot.most > self._most or self._made > self._limit:  # made before memory was found to be short
                 self._made -= 1
+                slot.close()
             else:
                 self._free.append(slot)
             self._changed.notify()
@@ -305,16 +329,15 @@ class DeviceEngine:
             try:
                 return Slot(self.launcher, self.tower, self.dim, self._most)
             except DeviceMemoryError as error:  # noqa: PERF203
-                if not self._made:
-                    self.shrink(self._most, error)
-                    continue
-                self._limit = self._made
-                warnings.warn(
-                    f"the GPU's memory suffices for {self._made} run at a time, not for {SLOTS}: {error}",
-                    ClaprtWarning,
-                    stacklevel=2,
-                )
-                return None
+                if self._made:
+                    self._limit = self._made
+                    _warn("one run at a time is done", error)
+                    return None
+                _warn(self._shrink(error), error)
+
+
+def _warn(instead: str, error: MemoryError) -> None:
+    warnings.warn(f"the GPU's memory is short: {instead} from now on: {error}", ClaprtWarning, stacklevel=3)
 
 
 @contextmanager

@@ -134,9 +134,15 @@ def _tensorrt(bundle: Bundle, tower: str, variant: str, backend: str, device: in
     record = find_engine(bundle, tower, variant, library, gpu)
     if isinstance(record, str):
         raise BackendError(record)
-    if gpu.name not in record.verification:
+    known = record.verification.get(gpu.name, {})
+    if "missed" in known and known.get("driver") == gpu.driver:
+        raise BackendError(
+            f"this engine missed its bound on this GPU: {record.plan.file}, {gpu.name}: {known['missed']}; use ort-cuda"
+        )
+    if known.get("driver") != gpu.driver:
+        where = f"{gpu.name} with driver {gpu.driver}" if known else gpu.name
         warnings.warn(
-            f"this engine has not been verified on this GPU: {record.plan.file}, {gpu.name}; run claprt engine "
+            f"this engine has not been verified on this GPU: {record.plan.file}, {where}; run claprt engine "
             f"{bundle.path} --verify, which compares it with the FP32 graph",
             ClaprtWarning,
             stacklevel=2,

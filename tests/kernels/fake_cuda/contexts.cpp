@@ -5,8 +5,8 @@
 namespace fake {
 namespace {
 
-CUcontext new_context(unsigned flags) {
-    CUcontext context = created(new CUctx_st{nullptr, flags});
+CUcontext new_context(unsigned flags, CUdevice device) {
+    CUcontext context = created(new CUctx_st{nullptr, flags, device});
     context->legacy = created(new CUstream_st{context, true});
     return context;
 }
@@ -23,7 +23,8 @@ void destroy(CUcontext context) {
 }
 
 CUresult destroy_created(CUcontext context) {
-    REQUIRE(state.live.count(context) && context != state.primary, CUDA_ERROR_INVALID_CONTEXT, "no context to destroy");
+    REQUIRE(state.live.count(context) && context != state.primary[context->device].context, CUDA_ERROR_INVALID_CONTEXT,
+            "no context to destroy");
     if (context == current()) contexts.pop_back();
     destroy(context);
     return CUDA_SUCCESS;
@@ -38,26 +39,28 @@ extern "C" {
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
     ENTER_DEVICE(device);
-    if (!state.primary_retained++) state.primary = new_context(state.primary_flags);
-    return give(context, state.primary);
+    auto& primary = state.primary[device];
+    if (!primary.retained++) primary.context = new_context(primary.flags, device);
+    return give(context, primary.context);
 }
 
 CUresult cuDevicePrimaryCtxRelease(CUdevice device) {
     ENTER_DEVICE(device);
-    REQUIRE(state.primary_retained, CUDA_ERROR_INVALID_CONTEXT, "released more often than retained");
-    if (!--state.primary_retained) destroy(state.primary);
+    auto& primary = state.primary[device];
+    REQUIRE(primary.retained, CUDA_ERROR_INVALID_CONTEXT, "released more often than retained");
+    if (!--primary.retained) destroy(primary.context);
     return CUDA_SUCCESS;
 }
 
 CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned* flags, int* active) {
     ENTER_DEVICE(device);
-    *flags = state.primary_flags;
-    return give(active, int(state.primary_retained > 0));
+    *flags = state.primary[device].flags;
+    return give(active, int(state.primary[device].retained > 0));
 }
 
 CUresult cuDevicePrimaryCtxSetFlags(CUdevice device, unsigned flags) {
     ENTER_DEVICE(device);
-    return give(&state.primary_flags, flags);
+    return give(&state.primary[device].flags, flags);
 }
 
 #if CUDA_VERSION >= 13000
@@ -66,7 +69,7 @@ CUresult cuCtxCreate(CUcontext* context, CUctxCreateParams*, unsigned flags, CUd
 CUresult cuCtxCreate(CUcontext* context, unsigned flags, CUdevice device) {
 #endif
     ENTER_DEVICE(device);
-    contexts.push_back(*context = new_context(flags));
+    contexts.push_back(*context = new_context(flags, device));
     return CUDA_SUCCESS;
 }
 
@@ -99,7 +102,7 @@ CUresult cuCtxSetCurrent(CUcontext context) {
 
 CUresult cuCtxGetCurrent(CUcontext* context) { FORWARD(INIT, give(context, current())); }
 
-CUresult cuCtxGetDevice(CUdevice* device) { FORWARD(CONTEXT, give(device, 0)); }
+CUresult cuCtxGetDevice(CUdevice* device) { FORWARD(CONTEXT, give(device, current()->device)); }
 
 CUresult cuCtxGetFlags(unsigned* flags) { FORWARD(CONTEXT, give(flags, current()->flags)); }
 

@@ -1,5 +1,6 @@
 // Entering a function, failing, what tests ask; the driver itself and the device.
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -47,8 +48,10 @@ CUresult enter(const char* function, Needs needs) {
     if (const char* wanted = getenv("FAKE_CUDA_FAIL")) {
         int nth = 0, code = 0;
         const size_t length = strlen(function);
-        if (!strncmp(wanted, function, length) && sscanf(wanted + length, ":%d:%d", &nth, &code) == 2 && count == nth)
+        if (!strncmp(wanted, function, length) && sscanf(wanted + length, ":%d:%d", &nth, &code) == 2 && count == nth) {
+            if (current() && setting("FAKE_CUDA_STICKY", 0)) current()->error = CUresult(code);
             return fail(CUresult(code), formatted("call %d fails as FAKE_CUDA_FAIL wants", nth));
+        }
     }
     REQUIRE(!in_host_function, CUDA_ERROR_NOT_PERMITTED, "called from a host function");
     if (needs == Needs::NOTHING) return CUDA_SUCCESS;
@@ -58,6 +61,8 @@ CUresult enter(const char* function, Needs needs) {
     if (!state.live.count(current())) return fail(CUDA_ERROR_CONTEXT_IS_DESTROYED, "the current context is destroyed");
     return current()->error;
 }
+
+int devices() { return int(std::min(setting("FAKE_CUDA_DEVICES", 1), size_t{DEVICES})); }
 
 void compute_capability(int* major, int* minor) {
     *major = 9, *minor = 0;
@@ -176,11 +181,11 @@ CUresult cuGetProcAddress(const char* name, void** address, int, cuuint64_t, CUd
     return *address ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
 }
 
-CUresult cuDeviceGetCount(int* count) { FORWARD(INIT, give(count, 1)); }
+CUresult cuDeviceGetCount(int* count) { FORWARD(INIT, give(count, devices())); }
 
 CUresult cuDeviceGet(CUdevice* device, int ordinal) {
     ENTER_DEVICE(ordinal);
-    return give(device, 0);
+    return give(device, CUdevice(ordinal));
 }
 
 CUresult cuDeviceGetName(char* name, int length, CUdevice device) {
@@ -191,7 +196,7 @@ CUresult cuDeviceGetName(char* name, int length, CUdevice device) {
 
 CUresult cuDeviceGetPCIBusId(char* id, int length, CUdevice device) {
     ENTER_DEVICE(device);
-    snprintf(id, length, "0000:00:00.0");
+    snprintf(id, length, "0000:%02d:00.0", device);
     return CUDA_SUCCESS;
 }
 

@@ -4,9 +4,11 @@
 // environment at each call:
 //   FAKE_CUDA_KERNELS=PATH           library of kernels (emulated_kernel.h), opened by the first module
 //   FAKE_CUDA_CC=9.0                 compute capability
+//   FAKE_CUDA_DEVICES=1              how many devices there are, 2 at most; they share FAKE_CUDA_MEMORY
 //   FAKE_CUDA_MEMORY=BYTES           device memory, 4 GiB if not set
 //   FAKE_CUDA_DEFER=1                work on streams waits for a synchronisation
 //   FAKE_CUDA_FAIL=FUNCTION:NTH:CODE the NTH call of FUNCTION, counted from the start of the process, returns CODE
+//   FAKE_CUDA_STICKY=1               after that the context returns CODE from every call
 //   FAKE_CUDA_LOG=1                  messages about errors go to stderr
 // What cuda.h declares and no file here defines is made by build.py and returns CUDA_ERROR_NOT_SUPPORTED.
 //
@@ -89,6 +91,8 @@ struct HostRange {
     bool owned;
 };
 
+constexpr int DEVICES = 2;
+
 struct State {
     std::mutex mutex;  // see streams.cpp: no thread that holds it waits for another
     std::condition_variable finished;
@@ -97,9 +101,11 @@ struct State {
     std::map<std::string, int> counts;
     std::set<const void*> live;
     std::set<CapturePtr> captures;  // those that have not ended
-    CUcontext primary = nullptr;
-    int primary_retained = 0;
-    unsigned primary_flags = 0;
+    struct {
+        CUcontext context = nullptr;
+        int retained = 0;
+        unsigned flags = 0;
+    } primary[DEVICES];  // of each device
     char *arena = nullptr, *arena_next = nullptr;
     size_t used = 0;
     std::map<CUdeviceptr, Allocation> allocations;
@@ -123,6 +129,7 @@ struct CUstream_st {
 struct CUctx_st {
     CUstream legacy;
     unsigned flags;
+    CUdevice device;
     CUresult error = CUDA_SUCCESS;  // what every call returns from then on
     std::vector<CUstream> streams{};
 };
@@ -169,7 +176,7 @@ CUcontext current();
 
 #define ENTER_DEVICE(device) \
     ENTER(INIT);             \
-    REQUIRE((device) == 0, CUDA_ERROR_INVALID_DEVICE, "there is no device %d", device)
+    REQUIRE((device) >= 0 && (device) < devices(), CUDA_ERROR_INVALID_DEVICE, "there is no device %d", device)
 
 template <class Value>
 CUresult give(Value* result, Value value) {
@@ -189,6 +196,7 @@ bool usable(Object* object) {
 }
 
 // driver.cpp
+int devices();
 void compute_capability(int* major, int* minor);
 
 // memory.cpp

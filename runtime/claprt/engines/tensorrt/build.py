@@ -179,7 +179,8 @@ def _prepared(
             config.set_compute_capability(capability, index)
     else:
         cache = config.create_timing_cache(timings) or config.create_timing_cache(b"")  # one that is damaged is none
-        config.set_timing_cache(cache, False)
+        if not config.set_timing_cache(cache, False):  # it is of another library or GPU
+            config.set_timing_cache(config.create_timing_cache(b""), False)
     for profile in profiles:
         _add_profile(builder, config, profile, network, library)
     return builder, network, config, parser

@@ -406,9 +406,24 @@ def note_verification(
     return changed
 
 
+def remove(directory: Path, record: EngineRecord) -> None:
+    """Remove an engine, inside of `writing`.
+
+    Raises:
+        BackendError: it cannot be removed.
+    """
+    folder = directory / record.key.name
+    try:
+        (folder / _RECORD).unlink(missing_ok=True)  # without it there is no engine
+    except OSError as error:
+        raise BackendError(f"the engine cannot be removed: {folder}: {error.strerror}; remove it by hand") from error
+    _tidy_folder(folder)
+
+
 def timing_file(directory: Path, library: Library, gpu: Gpu) -> Path:
-    """Where the timing cache of this library on this GPU is kept."""
-    name = hashlib.sha256(f"{library.version} {gpu.name} {gpu.compute_capability}".encode()).hexdigest()[:16]
+    """Where the timing cache of this library on this GPU with this driver is kept."""
+    what = f"{library.version} {gpu.name} {gpu.compute_capability} {gpu.driver}"
+    name = hashlib.sha256(what.encode()).hexdigest()[:16]
     return directory / f".timing-{name}.cache"
 
 

@@ -14,8 +14,9 @@ from claprt.errors import OptionError
 from claprt.manifest import Manifest
 
 DEFAULT_BATCHES = (1, 8, 64)
-# Prompts for zero-shot classification have about 10 tokens, captions rarely more than 77.
-DEFAULT_TOKENS = (16, 77)
+# Prompts for zero-shot classification have about 10 tokens, captions rarely more than 77; texts are padded to multiples
+# of 8.
+DEFAULT_TOKENS = (16, 80)
 _LARGEST_BATCH = 4096
 
 Shape = tuple[int, ...]
