@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ import pytest
 from numpy.typing import NDArray
 
 import claprt
+from claprt.bundle import open_bundle
+from claprt.engines.device import DeviceEngine
+from claprt.engines.load import load_engine
 from claprt.engines.tensorrt.build import BuildOptions
 from claprt.errors import AudioError, BackendError, ClaprtWarning
 from claprt.model import Clap
@@ -173,9 +177,14 @@ def onnxruntime_on_cuda() -> None:
     from claprt.engines import ort_cuda
 
     def start(ort: Any, graph: str | bytes, options: Mapping[str, str]) -> Any:
-        return object() if graph is ort_cuda._IDENTITY else cuda_session.CudaSession(graph, options)
+        if graph is ort_cuda._IDENTITY:
+            return object()
+        if room and not room.pop():
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 123")
+        return cuda_session.CudaSession(graph, options)
 
     ort_cuda.start_session = start
+    room: list[bool] = []  # whether the next sessions have room, the last one first; all have when it is empty
     import onnxruntime
 
     onnxruntime.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -184,6 +193,26 @@ def onnxruntime_on_cuda() -> None:
     for _ in range(2):
         assert_close(gpu.embed_audio(sounds(9)), cpu.embed_audio(sounds(9)))
         assert_close(gpu.embed_text(TEXTS * 30), cpu.embed_text(TEXTS * 30), 1e-6)
+    engine = load_engine(open_bundle(bundle()), "text", "fp32", "ort-cuda")
+    assert isinstance(engine, DeviceEngine)
+    room += [False, True]  # for one copy of the weights only
+    ids = np.array([[0, 5, 2]])
+    with ThreadPoolExecutor(1) as pool, engine.slot():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            waits = pool.submit(engine.run, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+            with pytest.raises(FutureTimeoutError):
+                waits.result(1)
+        assert "one run at a time is done from now on: " in str(caught[0].message)
+        assert "Failed to allocate" in str(caught[0].message)
+    assert waits.result().shape == (1, engine.dim)
+    gpu = claprt.load(bundle(), "ort-cuda")
+    room += [False] * 9
+    with (
+        pytest.warns(ClaprtWarning, match="batches of 1 are run from now on"),
+        pytest.raises(BackendError, match=r"the GPU's memory does not suffice.*Failed to allocate"),
+    ):
+        gpu.embed_text(TEXTS)
 
 
 def from_many_threads() -> None:
@@ -203,11 +232,11 @@ def calls_within_calls() -> None:
     """The sounds of one call come from another call, at more than one depth, in several threads at once."""
     the_usual_engines()
     cpu, gpu = loaded()
-    expected = cpu.embed_audio(sounds(9))
+    expected = cpu.embed_audio(sounds(7))
 
     def nested(depth: int) -> Iterator[NDArray[np.float32]]:
-        for index, sound in enumerate(sounds(9)):
-            if depth and index % 4 == 3:
+        for index, sound in enumerate(sounds(7)):
+            if depth and index == 6:  # a batch of 4 runs, the next one is being filled
                 assert_close(gpu.embed_many(nested(depth - 1))[1], expected)
             yield sound
 

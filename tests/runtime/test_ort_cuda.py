@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,30 @@ def test_an_onnxruntime_without_cuda_is_named() -> None:
 def test_it_is_not_loaded_instead_of_what_was_asked_for(demo_bundle: Path) -> None:
     with pytest.raises(BackendError, match=r"ort-cuda: there is no (NVIDIA driver|GPU)"):
         claprt.load(demo_bundle, "ort-cuda")
+
+
+class Printing:
+    """An onnxruntime whose `preload_dlls` prints, as the real one does, that it found something at the second try."""
+
+    __version__ = "1.0"
+    calls = 0
+
+    def preload_dlls(self) -> None:
+        self.calls += 1
+        print("Failed to load /site-packages/nvidia/cublas/lib/libcublas.so.12: it is a text file")
+        print("Failed to load /site-packages/nvidia/curand/lib/libcurand.so.10: it is a text file")
+        time.sleep(0.2)
+        print("Failed to load libcurand.so.10: cannot open shared object file")
+
+
+def test_what_another_thread_prints_while_libraries_are_loaded_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    """And what the loader finds by itself, after pip's file was refused, is not missing."""
+    ort = Printing()
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(ort_cuda._preload, [ort] * 3)) == {("libcurand.so.10",)}
+    assert ort.calls == 1
+    print("afterwards")
+    assert capsys.readouterr().out == "afterwards\n"
 
 
 @pytest.mark.full

@@ -214,6 +214,7 @@ OURS = {
     "dtype": "numpy's",
     "engine": "of TensorRtTower",
     "extend": "of Progress",
+    "nbytes": "of DeviceMemory",
     "start": "of threads",
     "__members__": "every enumeration of pybind11 has it",
 }

@@ -169,7 +169,7 @@ def _add_engine_command(commands: Commands[argparse.ArgumentParser]) -> None:
     engine.add_argument("--precision", metavar="LIST", default="fp16", help="of fp32, fp16, int8 (fp16)")
     engine.add_argument("--tower", metavar="LIST", default="audio,text", help="of audio, text (both)")
     engine.add_argument("--batch", metavar="LIST", default="1,8,64", help="batches to tune for (1,8,64)")
-    engine.add_argument("--tokens", metavar="LIST", default="16,77", help="lengths of texts to tune for (16,77)")
+    engine.add_argument("--tokens", metavar="LIST", default="16,80", help="lengths of texts to tune for (16,80)")
     engine.add_argument(
         "--compute-capability", metavar="LIST", help="with --rtx: build for these, such as 8.6,8.9,12.0"
     )
