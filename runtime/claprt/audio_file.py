@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from claprt.audio_header import broken_promise
 from claprt.audio_source import BLOCK_ITEMS, AudioSource, check_rate, one_line, shown
 from claprt.errors import AudioError, AudioNotFoundError
 
@@ -119,6 +120,7 @@ class SoundFileSource(AudioSource):
     def __init__(self, name: str, file: BinaryIO, *, owned: bool) -> None:
         self._file, self._owned = file, owned
         self._reader = FromHere(file)
+        self._check_whole(name)
         self._opened: Any = self._open(name)  # the first pass uses it, later ones open again
         self.is_int16 = self._opened.channels == 1 and self._opened.subtype == "PCM_16"
         try:
@@ -126,6 +128,16 @@ class SoundFileSource(AudioSource):
         except AudioError:
             self._opened.close()
             raise
+
+    def _check_whole(self, name: str) -> None:
+        self._reader.rewind()
+        broken = broken_promise(self._reader)  # type: ignore[arg-type]  # it reads, seeks and tells
+        self._reader.check(name)
+        if broken is not None:
+            raise AudioError(
+                f"{shown(name)} is truncated: {broken.promised} bytes of samples are promised, {broken.present} are "
+                "there; restore it"
+            )
 
     def _open(self, name: str) -> Any:
         import soundfile  # here, because arrays do not need it

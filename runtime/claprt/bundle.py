@@ -67,7 +67,10 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         BundleNotFoundError: no such directory, or no manifest in it.
         BundleError: the manifest cannot be read or is not valid.
     """
-    directory = Path(path)
+    try:
+        directory = Path(path)
+    except TypeError as error:
+        raise BundleNotFoundError(f"no bundle here: {path!r} is no path; pass a bundle's directory") from error
     hint = "build one with `claprt build SOURCE -o BUNDLE`"
     file = directory / MANIFEST_FILE
     try:

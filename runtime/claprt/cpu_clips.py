@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from claprt import recipes
 from claprt.clip import Clip
 from claprt.engines import Engine
+from claprt.lazy import after_fork
 from claprt.log_mel import LogMel
 from claprt.manifest import AudioInfo
 from claprt.workers import Workers
@@ -59,7 +60,11 @@ class CpuClips:
         """
         self._engine, self._info, self._batch_size = engine, info, batch_size
         self._log_mel = LogMel(info.log_mel)
-        self._free = threading.Semaphore(engine.lanes)  # lanes that no call uses
+        self._renew()
+        after_fork(self, CpuClips._renew)
+
+    def _renew(self) -> None:
+        self._free = threading.Semaphore(self._engine.lanes)  # lanes that no call uses
 
     def vectors(self, clips: Iterator[Owned[Clip]]) -> Generator[Owned[NDArray[np.float32]], None, None]:
         """See `claprt.embedder.ClipVectors`."""

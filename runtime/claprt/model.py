@@ -16,7 +16,7 @@ from claprt.cpu_clips import CpuClips
 from claprt.embedder import AudioEmbedder, ClipVectors, ErrorHook, ProgressHook, unit
 from claprt.engines import Choice, Engine, choose_backend
 from claprt.engines.load import TOWERS, load_engine, why_no_engine
-from claprt.errors import OptionError, SpaceMismatchError
+from claprt.errors import AudioError, OptionError, SpaceMismatchError
 from claprt.lazy import Lazy
 from claprt.manifest import AudioInfo, FileEntry, Manifest, TextInfo
 from claprt.recipes import check_recipe
@@ -182,13 +182,16 @@ class Clap:
             The indices of the sounds that were embedded, and their vectors, (n, dim) float32 of unit length.
         """
         name = self._recipe(recipe)
+        if isinstance(clips, (str, bytes, os.PathLike)) or not isinstance(clips, Iterable):
+            raise AudioError(f"clips are one {type(clips).__name__}, not several sounds; pass [clip]")
         return self._audio.get().embed(clips, sampling_rate, name, on_error, on_progress)
 
-    def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def embed_text(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Embed texts.
 
         Args:
-            texts: none empty. Texts beyond the tower's limit (512 tokens) are truncated with a `ClaprtWarning`.
+            texts: any iterable of strings, none empty. Texts beyond the tower's limit (512 tokens) are truncated with a
+                `ClaprtWarning`.
 
         Returns:
             (m, dim) float32 of unit length. No texts give (0, dim).
@@ -197,9 +200,9 @@ class Clap:
             TextError: a text is empty, is not a string, or is not valid Unicode.
             BundleError: at the tower's first use: a file of it has another hash, or is not its graph or tokenizer.
         """
-        if not isinstance(texts, (str, bytes)) and len(texts) == 0:
+        texts = check_texts(texts, least=0)
+        if not texts:
             return np.empty((0, self.embedding_dim), dtype=np.float32)
-        check_texts(texts)
         tokenizer, engine = self._text.get()
         vectors = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
         # Texts of like length share a run, so that little is computed for padding.
@@ -222,13 +225,14 @@ class Clap:
 
         Raises:
             SpaceMismatchError: vectors of another length, or `Embeddings` of another space.
+            OptionError: what is given are no vectors, or they hold NaN or infinity.
         """
         rows, columns = self._vectors(audio, "audio"), self._vectors(texts, "texts")
         logits = (rows @ columns.T) * np.float32(self.manifest.model.logit_scale)
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
         return Similarity(logits, shifted / np.maximum(shifted.sum(axis=1, keepdims=True), 1e-30))
 
-    def embed_labels(self, labels: Sequence[str], template: str | Sequence[str] = DEFAULT_TEMPLATE) -> Embeddings:
+    def embed_labels(self, labels: Iterable[str], template: str | Sequence[str] = DEFAULT_TEMPLATE) -> Embeddings:
         """Embed class labels through prompt templates; several templates are averaged.
 
         Args:
@@ -242,10 +246,12 @@ class Clap:
             TextError: no labels, or an unusable one.
             OptionError: a label is given twice, or a template does not have exactly one `{}`.
         """
-        check_texts(labels)
+        labels = check_texts(labels)
         if len(set(labels)) != len(labels):
-            twice = next(label for label in labels if list(labels).count(label) > 1)
+            twice = next(label for label in labels if labels.count(label) > 1)
             raise OptionError(f"a label is given twice: {twice!r}; labels share one softmax and must be distinct")
+        if not isinstance(template, Iterable):
+            raise OptionError(f"a template is a text, not {template!r}; try {DEFAULT_TEMPLATE!r}")
         templates = [template] if isinstance(template, str) else list(template)
         if not templates:
             raise OptionError("there are no templates: the list is empty; pass at least one, such as '{}'")
@@ -257,7 +263,7 @@ class Clap:
         prompts = [item.replace("{}", label) for item in templates for label in labels]
         vectors = self.embed_text(prompts).reshape(len(templates), len(labels), self.embedding_dim)
         mean = unit(vectors.mean(axis=0, dtype=np.float64))
-        return Embeddings(list(labels), mean.astype(np.float32), self.space_id)
+        return Embeddings(labels, mean.astype(np.float32), self.space_id)
 
     @overload
     def classify(
@@ -308,7 +314,14 @@ class Clap:
         return ranked if isinstance(clips, (list, tuple)) else ranked[0]
 
     def rank(self, audio: NDArray[np.float32] | Embeddings, labels: Embeddings) -> list[list[Prediction]]:
-        """The labels of each sound, best first, from vectors of both."""
+        """The labels of each sound, best first, from vectors of both.
+
+        Raises:
+            OptionError: `labels` are not `Embeddings`: their names are needed.
+            SpaceMismatchError: as `similarity`.
+        """
+        if not isinstance(labels, Embeddings):
+            raise OptionError(f"labels are {type(labels).__name__}, not Embeddings; pass what embed_labels returned")
         logits, probabilities = self.similarity(audio, labels)
         cosines = logits / np.float32(self.manifest.model.logit_scale)
         return [
@@ -332,11 +345,19 @@ class Clap:
                     f"of {self.space_id}; embed them again with this bundle"
                 )
             given = given.vectors
-        vectors = np.asarray(given, dtype=np.float32)
+        try:
+            vectors = np.asarray(given, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise OptionError(
+                f"{what} are {type(given).__name__}, not vectors; pass what embed_audio or embed_text returned"
+            ) from error
         if vectors.ndim != 2 or vectors.shape[1] != self.embedding_dim:
             raise SpaceMismatchError(
                 f"{what} must be vectors of this model, (n, {self.embedding_dim}); the shape is {vectors.shape}"
             )
+        wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if wrong.size:
+            raise OptionError(f"{what} hold NaN or infinity: vector {wrong[0]} of {len(vectors)}; embed them again")
         return vectors
 
     def _load_audio(self) -> AudioEmbedder:

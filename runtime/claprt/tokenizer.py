@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,7 @@ class Tokenizer:
             TextError: a text is not a string, is empty, is not valid Unicode, or has over 100,000 characters of white
                 space in a row.
         """
-        check_texts(texts)
+        texts = check_texts(texts)
         rows = []
         for index, text in enumerate(texts):
             ids, cut = self._bpe.encode(text, self._info.max_tokens)
@@ -91,31 +91,40 @@ class Tokenizer:
         return input_ids, attention_mask
 
 
-def check_texts(texts: Sequence[str]) -> None:
-    """Check that `texts` is a non-empty sequence of usable texts.
+def check_texts(texts: Iterable[str], *, least: int = 1) -> list[str]:
+    """A list of texts, each of them usable, `least` of them at least.
 
     Raises:
         TextError: with the index and the value of the first one that is not.
     """
     if isinstance(texts, (str, bytes)):
         raise TextError(f"expected a list of texts, got one {type(texts).__name__}: {texts[:40]!r}; pass [text]")
-    if len(texts) == 0:
+    if isinstance(texts, Mapping):
+        raise TextError(f"expected a list of texts, got a {type(texts).__name__}; pass list(…) of its keys or values")
+    try:
+        listed = list(texts)
+    except TypeError as error:
+        raise TextError(f"expected a list of texts, got {type(texts).__name__}; pass a list of strings") from error
+    if len(listed) < least:
         raise TextError("there are no texts: the list is empty; pass at least one")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TextError(f"a text is not a string: text {index} is {type(text).__name__}: {text!r:.60}")
-        if not text.strip():
-            raise TextError(f"a text is empty: text {index} is {text!r}; every text needs at least one character")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise TextError(
-                f"a text is not valid Unicode: text {index} has a lone surrogate at character {error.start}: "
-                f"{text[:40]!r}; decode the bytes it came from with the right encoding"
-            ) from error
-        if len(text) > _WHITE_SPACE_LIMIT:
-            run = max((len(match.group()) for match in re.finditer(f"[{WHITE_SPACE}]+", text)), default=0)
-            if run > _WHITE_SPACE_LIMIT:
-                raise TextError(
-                    f"a text is mostly white space: text {index} has {run} such characters in a row; strip it"
-                )
+    for index, text in enumerate(listed):
+        _check_text(index, text)
+    return listed
+
+
+def _check_text(index: int, text: object) -> None:
+    if not isinstance(text, str):
+        raise TextError(f"a text is not a string: text {index} is {type(text).__name__}: {text!r:.60}")
+    if not text.strip():
+        raise TextError(f"a text is empty: text {index} is {text!r}; every text needs at least one character")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"a text is not valid Unicode: text {index} has a lone surrogate at character {error.start}: "
+            f"{text[:40]!r}; decode the bytes it came from with the right encoding"
+        ) from error
+    if len(text) > _WHITE_SPACE_LIMIT:
+        run = max((len(match.group()) for match in re.finditer(f"[{WHITE_SPACE}]+", text)), default=0)
+        if run > _WHITE_SPACE_LIMIT:
+            raise TextError(f"a text is mostly white space: text {index} has {run} such characters in a row; strip it")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from claprt.audio_io import open_audio
 from claprt.errors import AudioError, AudioNotFoundError
@@ -109,6 +110,39 @@ def test_devices_are_never_opened() -> None:
 @pytest.mark.parametrize("name", USABLE)
 def test_a_lying_header_does_not_cost_a_sound_that_is_there(hostile: dict[str, Path], name: str) -> None:
     assert read(hostile[name]).size == USABLE[name]
+
+
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC", "CAF"])
+@pytest.mark.parametrize("share", [0.99, 0.5, 0.02])
+def test_a_sound_that_was_cut_off_is_refused(tmp_path: Path, kind: str, share: float) -> None:
+    """libsndfile reads most of them as if they had been made so short."""
+    path = tmp_path / "cut"
+    noise = np.random.default_rng(0).normal(0, 0.1, (24_000, 2))
+    subtypes = ["PCM_16", "PCM_24", "FLOAT", "IMA_ADPCM"]
+    for subtype in [one for one in subtypes if soundfile.check_format(kind, one)]:
+        for endian in ["LITTLE", "BIG"] if kind in ("WAV", "AU") else [None]:
+            soundfile.write(path, noise, 48_000, subtype=subtype, endian=endian, format=kind)
+            assert len(read(path)) >= 24_000  # ADPCM fills its last block
+            whole = path.read_bytes()
+            path.write_bytes(whole[: int(len(whole) * share)])
+            with pytest.raises(AudioError, match=r"cut.* is (truncated|a damaged sound file|truncated or damaged)"):
+                read(path)
+
+
+@pytest.mark.parametrize("size", [0, 36, 0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+def test_a_size_that_was_not_known_or_is_a_header_too_large_promises_nothing(tmp_path: Path, size: int) -> None:
+    """What writes to a pipe cannot know it; 36 stands for the true size and 36 more, as careless writers have it."""
+    path = tmp_path / "piped.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 24_000), 48_000, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = (48_036 if size == 36 else size).to_bytes(4, "little")
+    path.write_bytes(data)
+    if size:
+        assert len(read(path)) == 24_000
+    else:
+        with pytest.raises(AudioError, match="0 samples"):
+            read(path)
 
 
 def test_no_hostile_file_takes_much_memory(hostile: dict[str, Path]) -> None:

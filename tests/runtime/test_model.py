@@ -23,6 +23,7 @@ from claprt.errors import (
     AudioNotFoundError,
     BackendError,
     BundleError,
+    BundleNotFoundError,
     ClaprtError,
     OptionError,
 )
@@ -125,6 +126,19 @@ def test_no_sounds_give_no_vectors(clap: Clap, empty: Any) -> None:
     vectors = clap.embed_audio(empty)
     assert vectors.shape == (0, clap.embedding_dim)
     assert vectors.dtype == np.float32
+
+
+@pytest.mark.parametrize("clips", [None, 5, "a.wav", b"a.wav", Path("a.wav")], ids=repr)
+def test_one_sound_is_not_several(clap: Clap, clips: Any) -> None:
+    """A string would be taken letter by letter."""
+    with pytest.raises(AudioError, match=r"clips are one \w+, not several sounds; pass \[clip\]"):
+        clap.embed_many(clips)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"bundle"], ids=repr)
+def test_what_is_no_path_is_no_bundle(path: Any) -> None:
+    with pytest.raises(BundleNotFoundError, match="is no path; pass a bundle's directory"):
+        claprt.load(path)
 
 
 def test_path_file_object_and_array_of_a_sound_are_the_same(clap: Clap, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,55 @@ def test_many_texts_come_back_in_their_order(clap: Clap) -> None:
 
 @pytest.mark.parametrize(
     "texts",
-    [[""], ["fine", " \t\n"], [1], [None], [b"dog"], ["dog \udce9"], "dog", "", b"dog", b"", [["dog"]]],
+    [
+        [""],
+        ["fine", " \t\n"],
+        [1],
+        [None],
+        [b"dog"],
+        ["dog \udce9"],
+        "dog",
+        "",
+        b"dog",
+        b"",
+        [["dog"]],
+        None,
+        5,
+        {"dog": 1},
+    ],
     ids=repr,
 )
 def test_unusable_texts(clap: Clap, texts: Any) -> None:
     with pytest.raises(TextError) as caught:
         clap.embed_text(texts)
     assert "\n" not in str(caught.value)
+
+
+class Labelled:
+    """A column of a table: `column[key]` is a row by its label, iterating gives the rows in their order."""
+
+    def __init__(self, rows: dict[int, str]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: int) -> str:
+        return self._rows[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows.values())
+
+
+@pytest.mark.parametrize("labels", [(3, 1, 0, 2), (7, 5, 6, 8)])
+def test_texts_come_in_the_order_of_iteration(clap: Clap, labels: tuple[int, ...]) -> None:
+    """As in a sorted or filtered column of pandas, whose rows keep their labels; from generators and dictionaries."""
+    expected = clap.embed_text(TEXTS[:4])
+    rows = dict(zip(labels, TEXTS[:4], strict=True))
+    given: list[Any] = [Labelled(rows), (text for text in TEXTS[:4]), rows.values(), dict.fromkeys(TEXTS[:4]).keys()]
+    for texts in given:
+        np.testing.assert_array_equal(clap.embed_text(texts), expected)
+    assert clap.embed_labels(Labelled(rows)).names == list(TEXTS[:4])
 
 
 def test_texts_equal_transformers(either: Clap, checkpoint: Any) -> None:
@@ -154,6 +197,26 @@ def test_vectors_of_another_shape(clap: Clap, shape: Any, side: str) -> None:
     right = np.zeros((1, clap.embedding_dim), np.float32)
     with pytest.raises(SpaceMismatchError, match=side):
         clap.similarity(*((wrong, right) if side == "audio" else (right, wrong)))
+
+
+@pytest.mark.parametrize("side", ["audio", "texts"])
+@pytest.mark.parametrize("value", ["dog", None, [["a"]], [[1.0], [1.0, 2.0]], np.nan, -np.inf], ids=repr)
+def test_what_are_no_vectors(clap: Clap, value: Any, side: str) -> None:
+    """NaN would come out as a probability."""
+    good = clap.embed_text(TEXTS[:2])
+    bad = value
+    if isinstance(value, float):
+        bad = good.copy()
+        bad[1, 3] = value
+    both = {"audio": good, "texts": good} | {side: bad}
+    with pytest.raises((OptionError, SpaceMismatchError), match=rf"{side} (are|hold|must be)") as caught:
+        clap.similarity(**both)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_to_rank_have_names(clap: Clap) -> None:
+    with pytest.raises(OptionError, match="labels are list, not Embeddings; pass what embed_labels returned"):
+        clap.rank(clap.embed_text(TEXTS[:1]), ["dog"])  # type: ignore[arg-type]
 
 
 def test_vectors_of_another_space(clap: Clap, fused: Clap) -> None:
@@ -231,7 +294,9 @@ def test_a_template_is_text_and_is_never_evaluated(clap: Clap) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["", "dog", "{} and {}", "{0}", "{0.__class__}", [], ["{}", "none"], [1], b"{}", ["{}", None]], ids=repr
+    "template",
+    ["", "dog", "{} and {}", "{0}", "{0.__class__}", [], ["{}", "none"], [1], b"{}", ["{}", None], None, 5],
+    ids=repr,
 )
 def test_bad_templates(clap: Clap, template: Any) -> None:
     with pytest.raises(OptionError, match="template"):

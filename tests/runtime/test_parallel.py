@@ -413,6 +413,26 @@ assert os.waitpid(child, 0)[1] == 0
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_forked_while_others_embed_can_embed(demo_bundle: Path) -> None:
+    """What other threads had taken, they never give back there."""
+    code = """
+first = clap.embed_audio([wave] * 4)
+for _ in range(3):
+    threading.Thread(target=lambda: [clap.embed_audio([wave] * 8) for _ in range(1000)], daemon=True).start()
+for wait in range(5):
+    threading.Event().wait(0.1 + 0.03 * wait)
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        os._exit(0 if np.array_equal(clap.embed_audio([wave] * 4), first) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+os._exit(0)
+"""
+    done = run(demo_bundle, code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_interrupt_ends_it_promptly(demo_bundle: Path) -> None:
     """Ctrl-C in the middle of endless sounds."""
     code = """
