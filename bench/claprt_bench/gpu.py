@@ -155,10 +155,10 @@ def _options(arguments: list[str] | None) -> Any:
     towers.add_argument(
         "--batch", type=_numbers, default=BATCHES, metavar="N[,N]", help="1,8,64,256 if left out; engines are built so"
     )
-    towers.add_argument("--bundle", type=Path, metavar="DIR", help="to run; built from a checkpoint if left out")
-    towers.add_argument("--fused-bundle", type=Path, metavar="DIR", help="to check; a small random one if left out")
-    towers.add_argument("--checkpoint", type=Path, metavar="DIR", help="transformers' side; random if left out")
-    towers.add_argument("--audio", type=Path, metavar="DIR", help="check vectors on these recordings too")
+    towers.add_argument("--bundle", type=_folder, metavar="DIR", help="to run; built from a checkpoint if left out")
+    towers.add_argument("--fused-bundle", type=_folder, metavar="DIR", help="to check; a small random one if left out")
+    towers.add_argument("--checkpoint", type=_folder, metavar="DIR", help="transformers' side; random if left out")
+    towers.add_argument("--audio", type=_folder, metavar="DIR", help="check vectors on these recordings too")
     towers.add_argument(
         "--seconds", type=_positive(float), default=0.5, metavar="S", help="of each throughput and latency; 0.5"
     )
@@ -176,6 +176,12 @@ def _names(known: Sequence[str] | dict[str, Any]) -> Callable[[str], tuple[str, 
         return names
 
     return parse
+
+
+def _folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder")
+    return Path(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -103,10 +103,10 @@ def _ending(code: int) -> str:
 
 def main(arguments: list[str]) -> int:
     """The child: `STEP UNIT SETTINGS ROWS`."""
-    from claprt_bench.gpu_steps import STEPS
-
     with contextlib.suppress(OSError, AttributeError):  # it must not outlive who waits for it
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    from claprt_bench.gpu_steps import STEPS
+
     name, unit, settings, path = arguments
     with Path(path).open("a", encoding="utf-8") as file:
 

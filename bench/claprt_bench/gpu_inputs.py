@@ -19,8 +19,9 @@ from claprt_bench.gpu_task import TOKENS
 from claprt_export.comparison import TEXTS, find_sounds, verification_texts
 from claprt_export.demo.sounds import KINDS, render
 
-LENGTHS = (0.3, 3.0, 10.0, 27.0)  # seconds: of a clip, less, more
+LENGTHS: tuple[float, ...] = (0.3, 3.0, 10.0, 27.0)  # seconds: of a clip, less, more
 _RECORDINGS = 16
+_KINDS = KINDS[::2]
 _TIMED = 24
 
 
@@ -36,7 +37,7 @@ def varied_sounds(spec: LogMelSpec, folder: Path | None) -> list[AudioInput]:
     for index, seconds in enumerate(LENGTHS):
         t = np.arange(round(seconds * spec.sampling_rate)) / spec.sampling_rate
         waves += [sweep(t), voice(t, 90.0 + 40.0 * index), (0.2 * rng.standard_normal(t.size)).astype(np.float32)]
-        waves += [render(kind, 9_000_000 + index, seconds) for kind in KINDS[index :: 2 * len(LENGTHS)]]
+        waves += [render(kind, 9_000_000 + index, seconds) for kind in _KINDS[index :: len(LENGTHS)]]
     waves += [np.zeros(spec.sampling_rate, np.float32), np.full(1, 0.5, np.float32)]
     sounds: list[AudioInput] = [
         wave if index % 2 else (wave.clip(-1, 1) * 32_767).astype(np.int16) for index, wave in enumerate(waves)

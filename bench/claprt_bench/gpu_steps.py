@@ -144,7 +144,10 @@ def _tests(parameter: str) -> Row:
             f"{counts['skipped']} were skipped, {counts['passed']} passed: {'; '.join(counts['reasons'])}"
         )
     if done.returncode or not counts["passed"]:
-        raise RuntimeError(f"{counts['failed']} failed, {counts['passed']} passed: {done.stdout[-2000:]}")
+        named = "; ".join(line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR ")))
+        raise RuntimeError(
+            f"{counts['failed']} failed, {counts['passed']} passed: {named[:500]}: {done.stdout[-1500:]}"
+        )
     return {name: counts[name] for name in ("passed", "skipped")}
 
 

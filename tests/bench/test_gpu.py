@@ -170,9 +170,10 @@ def test_steps_are_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(everything) - set(listed("--quick")) == {"ladder_times", "peers", "bundle", "towers", "towers_pytorch"}
     assert listed("--only", "towers,fatbin") == ["fatbin", "towers"]
     assert listed("--skip", "fatbin") == everything[1:]
-    for bad in (["--only", "tower"], ["--skip", ""], ["--batch", "0"], ["--precision", "fp8"], ["--step-timeout", "x"]):
+    bad = ("--only tower", "--skip ,", "--batch 0", "--precision fp8", "--step-timeout x", "--audio nowhere")
+    for text in bad:
         with pytest.raises(SystemExit) as stopped:
-            gpu.main(["--list", *bad])
+            gpu.main(["--list", *text.split()])
         assert stopped.value.code == 2
 
 

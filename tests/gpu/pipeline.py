@@ -321,7 +321,7 @@ def measured(unit: str, batches: tuple[int, ...]) -> list[dict[str, Any]]:
     for name in ("LATENCIES", "LEAST_LATENCIES", "WARM_UP", "SINGLE_RUNS", "REPEATS"):
         assert hasattr(gpu_towers, f"_{name}")
         setattr(gpu_towers, f"_{name}", 2)
-    gpu_inputs._TIMED, gpu_inputs.LENGTHS, gpu_inputs.KINDS = 3, (0.3, 12.0), gpu_inputs.KINDS[:6]
+    gpu_inputs._TIMED, gpu_inputs.LENGTHS, gpu_inputs._KINDS = 3, (0.3, 12.0), gpu_inputs._KINDS[:6]
     settings = gpu_task.Settings(
         work=str(bundle().parent),
         compute_capability="9.0",
