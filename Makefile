@@ -7,7 +7,8 @@
 # make bench-cpu  how fast this CPU is with claprt, transformers and the stock export, into bench/results (a quiet
 #                 machine, please; the first run builds what it measures); BENCH_ARGS="--help" lists its options
 # make gpu-check  what only an NVIDIA GPU can show: the log-Mel kernel's values, sanitizers, times; into bench/results
-#                 (needs nvcc; runs with .venv if it is there, else with PYTHON, which needs NumPy and pytest)
+#                 (needs nvcc; runs with .venv if it is there, else with PYTHON, which needs NumPy and pytest);
+#                 GPU_ARGS="--list" lists its steps, --only and --skip choose among them, --help lists all options
 # Variables: PYTHON (3.10 or newer), WORKERS (of make test, each on a core of its own; 2), PIP_ARGS (for pip install,
 #                 such as another index for a CPU build of torch).
 
@@ -68,7 +69,7 @@ bench-cpu: $(VENV)/.installed
 	$(BIN)/python -m claprt_bench.cpu $(BENCH_ARGS)
 
 gpu-check:
-	PYTHONPATH=runtime:export:kernels:bench $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m claprt_bench.gpu $(GPU_ARGS)
+	PYTHONPATH=runtime:export:kernels:bench$${PYTHONPATH:+:$$PYTHONPATH} $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m claprt_bench.gpu $(GPU_ARGS)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

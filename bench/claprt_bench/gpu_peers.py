@@ -1,22 +1,25 @@
 """The log-Mel that others compute on a GPU: cuFFT through PyTorch and CuPy, torchaudio. For contrast with the kernel.
 
 Each gets the batch as it likes it best: float32, padded, on the device; FP32 out. Values are checked before times are
-taken, inputs rotate through more memory than the L2 cache holds, and CUDA events take the time.
+taken, of each batch; inputs rotate through more memory than the L2 cache holds, and CUDA events take the time.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import statistics
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from claprt.spec import LogMelSpec
+from claprt_bench.gpu_task import Row, Task, need, need_torch_gpu
 from claprt_kernels.reference import log_mel_reference, mel_bank_reference
 
-BATCHES = (1, 8, 64, 256)
 SPEC = LogMelSpec(
     sampling_rate=48_000,
     n_fft=1024,
@@ -31,53 +34,86 @@ SPEC = LogMelSpec(
     padding="repeatpad",
     int16=False,
 )
+_CLOSE = 0.05  # dB from float64, of bands within 40 dB of the frame's peak
+_ROTATED = 200_000_000  # bytes of inputs at least: four times the largest L2 cache of today
+_REPEATS = 11
+Waves = Any
+Function = Callable[[Waves], Any]
 
 
-def measure() -> list[dict[str, Any]]:
-    """Times of every peer that is installed."""
-    import torch
+def measure(task: Task, device: str = "cuda") -> Row:
+    """A unit: one peer. A row for each batch.
 
-    if not torch.cuda.is_available():
-        raise RuntimeError("PyTorch sees no GPU")
-    rows: list[dict[str, Any]] = []
-    for name, make in _PEERS.items():
-        if importlib.util.find_spec(name.split(".")[0]) is None:
-            rows.append({"peer": name, "skipped": "not installed"})
-            continue
-        try:
-            function = make()
-            error = _error(function)
-            rows += [{"peer": name, "batch": batch, "error_db": error, **_time(function, batch)} for batch in BATCHES]
-        except Exception as problem:  # one peer that does not run here is no reason to drop the others
-            rows.append({"peer": name, "skipped": f"{type(problem).__name__}: {str(problem)[:300]}"})
-    return rows
+    Args:
+        task: of it.
+        device: PyTorch's name of it; tests have "cpu".
+
+    Raises:
+        NotRunError: the peer or PyTorch, which has the inputs, is missing, or PyTorch sees no GPU.
+    """
+    make, module = _PEERS[task.unit]
+    need("torch", module)
+    if device == "cuda":
+        need_torch_gpu()
+    library = _library(module)
+    function = make(device)
+    for batch in task.settings.batches:
+        task.attempt({"batch": batch, "library": library}, partial(_row, function, task.unit, batch, device))
+    return {"library": library}
 
 
-def _error(function: Callable[[Any], Any]) -> float:
-    """Largest difference from float64, in dB, of bands within 40 dB of the frame's peak."""
+def _row(function: Function, unit: str, batch: int, device: str) -> Row:
     import torch
 
     wave = (np.random.default_rng(0).standard_normal(SPEC.clip_samples) * 0.1).astype(np.float32)
+    sets = max(2, -(-_ROTATED // (batch * wave.nbytes))) if device == "cuda" else 2
+    waves = [torch.randn(batch, SPEC.clip_samples, device=device) * 0.1 for _ in range(sets)]
+    waves[0][[0, -1]] = torch.from_numpy(wave).to(device)
+    if "torch.compile" in unit:
+        # What was compiled before is forgotten: past its limit of recompilations, Dynamo would silently run eager.
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+    error = _error(function(waves[0]), wave, batch, device)
+    times = _times(function, waves, device)
+    median = statistics.median(times)
+    return {
+        "error_db": error,
+        "us": round(median, 2),
+        "us_per_clip": round(median / batch, 3),
+        "spread_us": round(max(times) - min(times), 2),
+        "sets": sets,
+        **(compiled() if "torch.compile" in unit else {}),
+    }
+
+
+def _error(found: Any, wave: NDArray[np.float32], batch: int, device: str) -> float:
+    """Largest difference from float64, in dB, of the first and the last clip, which are both `wave`."""
+    import torch
+
     expected = log_mel_reference(wave, SPEC)
-    ours = function(torch.from_numpy(wave)[None].cuda())
-    found = np.asarray(torch.as_tensor(ours, device="cuda").float().cpu()).reshape(expected.shape)
+    ours = torch.as_tensor(found, device=device).float().cpu().numpy()
+    if ours.shape != (batch, *expected.shape):
+        raise RuntimeError(f"it computes something else: its shape is {ours.shape}")
     heard = expected > expected.max(axis=1, keepdims=True) - 40.0
-    error = float(np.abs(found - expected)[heard].max())
-    if not error < 0.05:
+    error = max(float(np.abs(ours[row] - expected)[heard].max()) for row in (0, -1))
+    if not error < _CLOSE:
         raise RuntimeError(f"it computes something else: {error} dB from float64")
     return error
 
 
-def _time(function: Callable[[Any], Any], batch: int) -> dict[str, float]:
+def _times(function: Function, waves: list[Waves], device: str) -> list[float]:
+    """Microseconds of a call, by CUDA events around one call for each of the inputs."""
     import torch
 
-    sets = max(2, min(16, 200_000_000 // (batch * SPEC.clip_samples * 4) + 2))
-    waves = [torch.randn(batch, SPEC.clip_samples, device="cuda") * 0.1 for _ in range(sets)]
     for wave in waves:
         function(wave)
+    if device == "cpu":
+        start = time.perf_counter()
+        function(waves[0])
+        return [1e6 * (time.perf_counter() - start)]
     torch.cuda.synchronize()
     times = []
-    for _ in range(11):
+    for _ in range(_REPEATS):
         begin: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         end: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         begin.record()
@@ -85,23 +121,43 @@ def _time(function: Callable[[Any], Any], batch: int) -> dict[str, float]:
             function(wave)
         end.record()
         end.synchronize()
-        times.append(begin.elapsed_time(end) * 1000.0 / sets)
-    median = statistics.median(times)
+        times.append(begin.elapsed_time(end) * 1000.0 / len(waves))
+    return times
+
+
+def compiled() -> Row:
+    """What Dynamo made of a function, counted since its counters were cleared: graphs, breaks, frames left eager.
+
+    Raises:
+        RuntimeError: it compiled nothing, so that eager was timed.
+    """
+    import torch
+
+    counters = torch._dynamo.utils.counters
+    graphs, frames = counters["stats"]["unique_graphs"], counters["frames"]
+    if not graphs:
+        raise RuntimeError(f"torch.compile compiled nothing: {dict(counters['unimplemented'])}")
     return {
-        "us": round(median, 2),
-        "us_per_clip": round(median / batch, 3),
-        "spread_us": round(max(times) - min(times), 2),
+        "graphs": graphs,
+        "graph_breaks": sum(counters["graph_break"].values()),
+        "eager_frames": frames["total"] - frames["ok"],
     }
 
 
-def _torch() -> Callable[[Any], Any]:
+def _library(module: str) -> str:
+    """The peer's library and PyTorch, with versions."""
+    names = [module] if module == "torch" else [module, "torch"]
+    return ", ".join(f"{name} {importlib.import_module(name).__version__}" for name in names)
+
+
+def _torch(device: str) -> Function:
     """torch.stft (cuFFT), power, a dense product, logarithm."""
     import torch
 
-    window = torch.hann_window(SPEC.n_fft, device="cuda")
-    bank = torch.from_numpy(mel_bank_reference(SPEC).astype(np.float32)).cuda()
+    window = torch.hann_window(SPEC.n_fft, device=device)
+    bank = torch.from_numpy(mel_bank_reference(SPEC).astype(np.float32)).to(device)
 
-    def run(waves: Any) -> Any:
+    def run(waves: Waves) -> Any:
         spectrum = torch.stft(waves, SPEC.n_fft, SPEC.hop_length, window=window, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
         return (power.transpose(1, 2) @ bank).clamp_min(SPEC.log_floor).log10() * 10.0
@@ -109,14 +165,14 @@ def _torch() -> Callable[[Any], Any]:
     return run
 
 
-def _torch_compiled() -> Callable[[Any], Any]:
+def _torch_compiled(device: str) -> Function:
     import torch
 
-    compiled: Callable[[Any], Any] = torch.compile(_torch(), dynamic=False)
-    return compiled
+    function: Function = torch.compile(_torch(device), dynamic=False)
+    return function
 
 
-def _torchaudio() -> Callable[[Any], Any]:
+def _torchaudio(device: str) -> Function:
     import torchaudio
 
     mel = torchaudio.transforms.MelSpectrogram(
@@ -128,36 +184,39 @@ def _torchaudio() -> Callable[[Any], Any]:
         n_mels=SPEC.n_mels,
         norm="slaney",
         mel_scale="slaney",
-    ).cuda()
-    decibels = torchaudio.transforms.AmplitudeToDB("power").cuda()
+    ).to(device)
+    decibels = torchaudio.transforms.AmplitudeToDB("power").to(device)
     return lambda waves: decibels(mel(waves)).transpose(1, 2)
 
 
-def _cupy() -> Callable[[Any], Any]:
-    """Frames gathered, one batched real FFT (cuFFT), a dense product, logarithm."""
+def _cupy(device: str) -> Function:
+    """CuPy's current stream and PyTorch's are both the legacy default stream: they run in order, events see both."""
     import cupy
 
-    window = cupy.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(SPEC.n_fft) / SPEC.n_fft), dtype=cupy.float32)
-    bank = cupy.asarray(mel_bank_reference(SPEC), dtype=cupy.float32)
-    index = cupy.arange(SPEC.frames)[:, None] * SPEC.hop_length + cupy.arange(SPEC.n_fft)[None]
+    function = framed(cupy)
+    return lambda waves: function(cupy.from_dlpack(waves))
+
+
+def framed(xp: Any) -> Function:
+    """Frames gathered, one batched real FFT (cuFFT), a dense product, logarithm; `xp` is CuPy, or NumPy in tests."""
+    window = xp.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(SPEC.n_fft) / SPEC.n_fft), dtype=xp.float32)
+    bank = xp.asarray(mel_bank_reference(SPEC), dtype=xp.float32)
+    index = xp.arange(SPEC.frames)[:, None] * SPEC.hop_length + xp.arange(SPEC.n_fft)[None]
     half = SPEC.n_fft // 2
 
-    def run(waves: Any) -> Any:
-        import torch
-
-        with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
-            x = cupy.from_dlpack(waves)
-            extended = cupy.concatenate([x[:, half:0:-1], x, x[:, -2 : -half - 2 : -1]], axis=1)
-            spectrum = cupy.fft.rfft(extended[:, index] * window, axis=-1)
-            power = spectrum.real**2 + spectrum.imag**2
-            return 10.0 * cupy.log10(cupy.maximum(power @ bank, SPEC.log_floor))
+    def run(x: Any) -> Any:
+        extended = xp.concatenate([x[:, half:0:-1], x, x[:, -2 : -half - 2 : -1]], axis=1)
+        spectrum = xp.fft.rfft(extended[:, index] * window, axis=-1)
+        power = spectrum.real**2 + spectrum.imag**2
+        return 10.0 * xp.log10(xp.maximum(power @ bank, SPEC.log_floor))
 
     return run
 
 
-_PEERS: dict[str, Callable[[], Callable[[Any], Any]]] = {
-    "torch.stft": _torch,
-    "torch.stft, torch.compile": _torch_compiled,
-    "torchaudio.transforms": _torchaudio,
-    "cupy.fft": _cupy,
+_PEERS: dict[str, tuple[Callable[[str], Function], str]] = {
+    "torch.stft": (_torch, "torch"),
+    "torch.stft, torch.compile": (_torch_compiled, "torch"),
+    "torchaudio.transforms": (_torchaudio, "torchaudio"),
+    "cupy.fft": (_cupy, "cupy"),
 }
+UNITS = tuple(_PEERS)

@@ -1,17 +1,19 @@
 """The towers on a GPU: every backend that runs there, each precision; alone, and from a waveform to its vector.
 
-Vectors are compared with the FP32 graph on the CPU before times are taken. A tower alone is timed on inputs that lie on
-the device; inputs rotate, and the time is that of many runs in a row, from the first launch to the last result.
+Vectors are compared with the FP32 graph on the CPU before times are taken; what misses its bound is not timed. A tower
+alone is timed on one set of inputs that lies on the device, where a library wants it: always at the same address. The
+time is that of many runs in a row, from the first launch to the last result, the copy of the vectors to the host
+included. What a run reads of weights and inputs is in its row (`bytes`), to be held against the GPU's L2 cache.
 """
 
 from __future__ import annotations
 
-import contextlib
+import importlib.metadata
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,266 +21,234 @@ import numpy as np
 from numpy.typing import NDArray
 
 import claprt
-from claprt.bundle import open_bundle
-from claprt.engines import backend_status
+from claprt.audio_io import AudioInput
+from claprt.bundle import Bundle, open_bundle
+from claprt.engines import Engine, backend_status
 from claprt.engines.device import DeviceEngine, Shape
 from claprt.engines.load import TENSORRT, TOWERS, load_engine
-from claprt.errors import ClaprtError
-from claprt.manifest import Manifest
-from claprt.spec import PRECISIONS
+from claprt_bench import gpu_bundles
+from claprt_bench.gpu_inputs import texts, timed_sounds, tower_inputs, varied_sounds
+from claprt_bench.gpu_task import FAILED, PASSED, TOKENS, NotRunError, Row, Task
 from claprt_bench.measure import Spread
 from claprt_export.comparison import BOUNDS, Comparison
 
-BACKENDS = ("ort-cuda", "tensorrt-rtx", "tensorrt")
-BATCHES = (1, 8, 64, 256)
-TOKENS = 77
-_LATENCIES, _WARM_UP, _SINGLE_RUNS = 300, 20, 20
-_MANY = 512  # clips of one call
-_SECONDS = 0.5  # of each throughput
-_REPEATS = 5
-_SOUNDS = 24
-_TEXTS = tuple(
-    f"{text} {'and then '.join(['once more '] * (index % 7))}"
-    for index, text in enumerate(
-        ["a dog barks", "rain", "a choir sings", "an engine starts", "footsteps on gravel"] * 5
-    )
-)
+_STEPS = (1, 8, 64)  # batches that ONNX Runtime's tower has anyhow
+_LATENCIES, _LEAST_LATENCIES, _WARM_UP, _SINGLE_RUNS, _REPEATS = 300, 20, 20, 20, 5
 
 
-def measure(
-    path: Path,
-    *,
-    precisions: Sequence[str] = PRECISIONS,
-    batches: Sequence[int] = BATCHES,
-    seconds: float = _SECONDS,
-) -> list[dict[str, Any]]:
-    """A row for each backend and precision of a bundle: its parity and times, or why it was not run.
+def measure(task: Task) -> Row:
+    """A unit, "backend/precision" or, vectors alone, "backend/precision/fused".
 
-    Args:
-        path: the bundle. TensorRT's engines are built into it.
-        precisions: those that are run, as far as the bundle has them.
-        batches: of the towers alone; the steps that engines are built for.
-        seconds: of each throughput.
-
-    Returns:
-        Objects with `backend`, `precision`, and `skipped` (a reason) or `parity`, `audio_tower`, `text_tower`,
-        `latency_ms`, `throughput`.
+    Raises:
+        NotRunError: the backend cannot run here, or the bundle lacks the precision.
     """
+    backend, precision, *fused = task.unit.split("/")
+    state = backend_status(backend)
+    if not state.usable:
+        raise NotRunError(state.reason)
+    path = gpu_bundles.fused(task.settings) if fused else gpu_bundles.full(task.settings, precision)
     bundle = open_bundle(path)
-    cpu = claprt.load(path, "ort-cpu")
-    sounds = _sounds(bundle.manifest)
-    expected = np.concatenate([cpu.embed_audio(sounds), cpu.embed_text(_TEXTS)])
-    rows = []
-    for backend in BACKENDS:
-        state = backend_status(backend)
-        for precision in (name for name in precisions if name in bundle.manifest.variants):
-            row: dict[str, Any] = {"backend": backend, "precision": precision}
-            rows.append(row)
-            if not state.usable:
-                row["skipped"] = state.reason
-                continue
-            try:
-                row.update(_one(path, backend, precision, batches, seconds, sounds, expected))
-            except ClaprtError as error:  # one that does not run here is no reason to drop the others
-                row["skipped"] = f"{type(error).__name__}: {error}"
-    return rows
+    if precision not in bundle.manifest.variants:
+        raise NotRunError(f"the bundle has no {precision}: {path}")
+    unit = _Unit(task, bundle, backend, precision, gpu_bundles.FUSED if fused else "full")
+    unit.run(timed=not fused)
+    return {"library": unit.library, "space": bundle.manifest.model.space_id}
 
 
-def _one(
-    path: Path,
-    backend: str,
-    precision: str,
-    batches: Sequence[int],
-    seconds: float,
-    sounds: list[NDArray[np.int16]],
-    expected: NDArray[np.float32],
-) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    if backend in TENSORRT:
+class _Unit:
+    """One backend and precision of one bundle."""
+
+    def __init__(self, task: Task, bundle: Bundle, backend: str, precision: str, name: str) -> None:
+        self.task, self.bundle, self.backend, self.precision, self.name = task, bundle, backend, precision, name
+        self.settings, self.library = task.settings, _library(backend)
+        self.batches = tuple(sorted(set(self.settings.batches)))
+        self._held: dict[tuple[str, str], bool] = {}  # tower, and where log-Mel is computed
+
+    def run(self, timed: bool) -> None:
+        """All rows."""
+        if self.backend in TENSORRT:
+            for tower in TOWERS:
+                self._row({"part": "engine", "tower": tower}, partial(self._engine, tower))
+        self._parity()
+        if not timed:
+            return
+        for tower in TOWERS:
+            self._towers(tower)
+        for log_mel in ("cuda", "cpu"):
+            where = {"log_mel": log_mel}
+            self._row({"part": "latency", **where, "samples": "int16"}, partial(self._latency, log_mel))
+            for samples in ("int16", "float32"):
+                row = {"part": "throughput", **where, "samples": samples}
+                self._row(row, partial(self._throughput, log_mel, samples))
+
+    def _row(self, identity: Row, measure: Any) -> Row:
+        return self.task.attempt({"bundle": self.name, **identity, "library": self.library}, measure)
+
+    def _engine(self, tower: str) -> Row:
         from claprt_export.engines import build_engines
 
-        results = build_engines(
-            path, rtx=backend == "tensorrt-rtx", precisions=(precision,), batches=batches, tokens=(16, TOKENS)
+        (one,) = build_engines(
+            self.bundle.path,
+            rtx=self.backend == "tensorrt-rtx",
+            precisions=(self.precision,),
+            towers=(tower,),
+            batches=self.batches,
+            tokens=(16, TOKENS),
         )
-        row["engines"] = [
-            {
-                "tower": one.tower,
-                "seconds": round(one.seconds, 1),
-                "bytes": one.record.plan.bytes,
-                **(one.verification or {}),
-            }
-            for one in results
-        ]
-    clap = claprt.load(path, backend, precision)
-    row["choice"] = str(clap.choice)
-    found = np.concatenate([clap.embed_audio(sounds), clap.embed_text(_TEXTS)])
-    row["parity"] = {}
-    for tower, part in (("audio", slice(0, len(sounds))), ("text", slice(len(sounds), None))):
-        comparison = Comparison.of(found[part], expected[part])
-        bound = float(getattr(BOUNDS[precision], tower))
-        row["parity"][tower] = {**asdict(comparison), "bound": bound, "holds": comparison.worst_cosine >= bound}
-    bundle = open_bundle(path)
-    for tower in TOWERS:
-        engine = load_engine(bundle, tower, precision, backend)
-        assert isinstance(engine, DeviceEngine)
-        row[f"{tower}_tower"] = [
-            _tower(engine, _inputs(bundle.manifest, tower, batch), batch, seconds) for batch in batches
-        ]
-    row["latency_ms"] = {
-        "log-Mel on the GPU": _latency(clap, sounds),
-        "log-Mel on the CPU": _latency(claprt.load(path, backend, precision, log_mel="cpu"), sounds),
-    }
-    row["throughput"] = {
-        "int16 in host memory": _throughput(clap, sounds, seconds),
-        "float32 in host memory": _throughput(clap, [sound * np.float32(1 / 32768) for sound in sounds], seconds),
-    }
-    return row
+        figures = {"state": one.state, "seconds": round(one.seconds, 1), "bytes": one.record.plan.bytes}
+        return {"batches": list(self.batches), **figures, "verification": one.verification}
 
+    def _parity(self) -> None:
+        """Vectors beside those of the FP32 graph on the CPU: each recipe, many sounds, many texts."""
+        info = self.bundle.manifest.audio
+        folder = None if self.settings.audio is None else Path(self.settings.audio)
+        sounds = varied_sounds(info.log_mel, folder)
+        cpu = claprt.load(self.bundle.path, "ort-cpu")
+        for recipe in ("head", "windows", *(("fusion",) if info.fusion else ())):
+            expected = cpu.embed_audio(sounds, recipe=recipe)
+            for log_mel in ("cuda", "cpu") if recipe == "head" else ("cuda",):
+                row = {"part": "parity", "tower": "audio", "recipe": recipe, "log_mel": log_mel}
+                found = self._row(row, partial(self._audio_parity, sounds, recipe, log_mel, expected))
+                key = ("audio", log_mel)
+                self._held[key] = self._held.get(key, True) and found["status"] == PASSED
+        row = self._row({"part": "parity", "tower": "text"}, partial(self._text_parity, cpu))
+        self._held["text", ""] = row["status"] == PASSED
 
-def _tower(engine: DeviceEngine, inputs: dict[str, NDArray[Any]], batch: int, seconds: float) -> dict[str, Any]:
-    """Runs of one batch, in a row on one slot."""
-    shapes: dict[str, Shape] = {name: value.shape for name, value in inputs.items()}
-    if engine.rows({name: shape[1:] for name, shape in shapes.items()}) < batch:
-        return {"batch": batch, "skipped": "larger than a run can be"}
-    with engine.slot() as slot:
-        for name, value in inputs.items():
-            slot.upload(name, value)
-        for _ in range(4):  # the third is captured, where there are graphs
-            slot.enqueue(shapes)
-            slot.wait(batch)
-        single = []
-        for _ in range(_SINGLE_RUNS):
-            start = time.perf_counter()
-            slot.enqueue(shapes)
-            slot.wait(batch)
-            single.append(time.perf_counter() - start)
-        runs = max(2, math.ceil(seconds / _REPEATS / min(single)))
-        times = []
-        for _ in range(_REPEATS):
-            start = time.perf_counter()
-            for _ in range(runs):
+    def _audio_parity(self, sounds: list[AudioInput], recipe: str, log_mel: str, expected: NDArray[np.float32]) -> Row:
+        return self._compared("audio", self._clap(log_mel).embed_audio(sounds, recipe=recipe), expected)
+
+    def _text_parity(self, cpu: claprt.Clap) -> Row:
+        return self._compared("text", self._clap().embed_text(texts()), cpu.embed_text(texts()))
+
+    def _compared(self, tower: str, found: NDArray[np.float32], expected: NDArray[np.float32]) -> Row:
+        comparison = Comparison.of(found, expected)
+        bound = float(getattr(BOUNDS[self.precision], tower))
+        holds = comparison.worst_cosine >= bound  # a NaN does not
+        figures = {**asdict(comparison), "bound": bound, "holds": holds}
+        return figures if holds else {"status": FAILED, "reason": f"it misses its bound: {comparison}", **figures}
+
+    def _clap(self, log_mel: str = "cuda") -> claprt.Clap:
+        return claprt.load(self.bundle.path, self.backend, self.precision, log_mel=log_mel)
+
+    def _towers(self, tower: str) -> None:
+        """A row for each batch, all of one engine."""
+        made: list[Engine] = []
+        cpu = load_engine(self.bundle, tower, "fp32", "ort-cpu")
+        for batch in self.batches:
+
+            def measure(batch: int = batch) -> Row:
+                self._must_hold(tower, "cuda" if tower == "audio" else "")
+                if not made:
+                    made.append(self._load(tower))
+                engine = made[0]
+                assert isinstance(engine, DeviceEngine)
+                return self._tower(engine, cpu, tower, batch)
+
+            self._row({"part": "tower", "tower": tower, "batch": batch}, measure)
+
+    def _load(self, tower: str) -> Engine:
+        # An engine of TensorRT has its batches inside; ONNX Runtime's tower is told them.
+        steps: dict[str, Any] = {"steps": tuple(sorted({*_STEPS, *self.batches}))} if self.backend == "ort-cuda" else {}
+        return load_engine(self.bundle, tower, self.precision, self.backend, **steps)
+
+    def _tower(self, engine: DeviceEngine, cpu: Engine, tower: str, batch: int) -> Row:
+        """Runs of one batch, in a row on one slot."""
+        inputs = tower_inputs(self.bundle, tower, batch)
+        shapes: dict[str, Shape] = {name: value.shape for name, value in inputs.items()}
+        most = engine.rows({name: shape[1:] for name, shape in shapes.items()})
+        if most < batch:
+            raise NotRunError(f"larger than a run can be: {most} rows")
+        checked = sorted({0, batch // 2, batch - 1})
+        expected = cpu.run({name: value[checked] for name, value in inputs.items()})
+        with engine.slot() as slot:
+            for name, value in inputs.items():
+                slot.upload(name, value)
+            for _ in range(4):  # where there are graphs: captured after the second run, replayed from the third on
                 slot.enqueue(shapes)
-            slot.wait(batch)
-            times.append((time.perf_counter() - start) / runs)
-    spread = Spread.of(times)
-    return {
-        "batch": batch,
-        "ms": round(1000 * spread.median, 4),
-        "ms_spread": round(1000 * (max(times) - min(times)), 4),
-        "per_second": round(batch / spread.median, 1),
-        "ms_with_result": round(1000 * Spread.of(single).median, 4),
-        "runs": runs * _REPEATS,
-    }
+                vectors = slot.wait(batch)
+            compared = self._compared(tower, vectors[checked], expected)
+            if not compared["holds"]:
+                return compared
+            single = []
+            for _ in range(_SINGLE_RUNS):
+                start = time.perf_counter()
+                slot.enqueue(shapes)
+                slot.wait(batch)
+                single.append(time.perf_counter() - start)
+            runs = max(2, math.ceil(self.settings.seconds / _REPEATS / min(single)))
+            times = []
+            for _ in range(_REPEATS):
+                start = time.perf_counter()
+                for _ in range(runs):
+                    slot.enqueue(shapes)
+                slot.wait(batch)
+                times.append((time.perf_counter() - start) / runs)
+        spread = Spread.of(times)
+        files = getattr(self.bundle.manifest, tower).variants[self.precision].files
+        return {
+            "ms": round(1000 * spread.median, 4),
+            "ms_spread": round(1000 * (max(times) - min(times)), 4),
+            "per_second": round(batch / spread.median, 1),
+            "ms_with_result": round(1000 * Spread.of(single).median, 4),
+            "runs": runs * _REPEATS,
+            "worst_cosine": compared["worst_cosine"],
+            "bytes": {
+                "graph": sum(file.bytes for file in files),
+                "inputs": sum(value.nbytes for value in inputs.values()),
+            },
+        }
 
+    def _must_hold(self, tower: str, log_mel: str) -> None:
+        if not self._held.get((tower, log_mel)):
+            raise NotRunError("not timed, as its vectors are not what they should be")
 
-def _inputs(manifest: Manifest, tower: str, batch: int) -> dict[str, NDArray[Any]]:
-    rng = np.random.default_rng(batch)
-    if tower == "text":
-        tokens = min(TOKENS, manifest.text.max_tokens)
-        ids = rng.integers(4, manifest.text.vocab_size, (batch, tokens))
-        ids[:, 0] = 0
-        return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    info = manifest.audio
-    shape = (batch, info.channels, info.log_mel.frames, info.log_mel.n_mels)
-    inputs: dict[str, NDArray[Any]] = {
-        "input_features": (rng.standard_normal(shape, dtype=np.float32) * 15 - 30).astype(np.float32)
-    }
-    if info.fusion:
-        inputs["is_longer"] = np.arange(batch)[:, None] % 2 == 0
-    return inputs
+    def _latency(self, log_mel: str) -> Row:
+        """One clip in host memory to its vector there, again and again, in ms."""
+        self._must_hold("audio", log_mel)
+        clap, sounds = self._clap(log_mel), timed_sounds(self.bundle.manifest.audio.log_mel)
+        times: list[float] = []
+        end = math.inf
+        while len(times) < _WARM_UP + (_LATENCIES if time.perf_counter() < end else _LEAST_LATENCIES):
+            start = time.perf_counter()
+            clap.embed_audio(sounds[len(times) % len(sounds)])
+            times.append(1000 * (time.perf_counter() - start))
+            if len(times) == _WARM_UP:
+                end = time.perf_counter() + 4 * self.settings.seconds
+        warm = np.sort(times[_WARM_UP:])
+        figures = {f"p{percent}_ms": round(float(np.percentile(warm, percent)), 4) for percent in (50, 95, 99)}
+        return {**figures, "first_ms": round(times[0], 4), "count": len(warm)}
 
-
-def _latency(clap: claprt.Clap, sounds: list[NDArray[np.int16]]) -> dict[str, float]:
-    """One clip in host memory to its vector there, again and again, in ms."""
-    times = []
-    for index in range(_LATENCIES + _WARM_UP):
-        start = time.perf_counter()
-        clap.embed_audio(sounds[index % len(sounds)])
-        times.append(1000 * (time.perf_counter() - start))
-    warm = np.sort(times[_WARM_UP:])
-    return {f"p{percent}": round(float(np.percentile(warm, percent)), 4) for percent in (50, 95, 99)} | {
-        "first": round(times[0], 4),
-        "count": len(warm),
-    }
-
-
-def _throughput(clap: claprt.Clap, sounds: Sequence[NDArray[Any]], seconds: float) -> dict[str, float]:
-    """Clips a second, many in one call."""
-    many = [sounds[index % len(sounds)] for index in range(_MANY)]
-    clap.embed_audio(many)
-    times: list[float] = []
-    while sum(times) < seconds or len(times) < 3:
-        start = time.perf_counter()
+    def _throughput(self, log_mel: str, samples: str) -> Row:
+        """Clips a second, many in one call, from host memory."""
+        self._must_hold("audio", log_mel)
+        clap = self._clap(log_mel)
+        sounds: Sequence[NDArray[Any]] = timed_sounds(self.bundle.manifest.audio.log_mel)
+        if samples == "float32":
+            sounds = [sound * np.float32(1 / 32_768) for sound in sounds]
+        many = [sounds[index % len(sounds)] for index in range(self.settings.clips)]
         clap.embed_audio(many)
-        times.append(time.perf_counter() - start)
-    return {"clips_per_second": round(len(many) / Spread.of(times).median, 1), "calls": len(times), "clips": len(many)}
+        times: list[float] = []
+        while sum(times) < self.settings.seconds or len(times) < 3:
+            start = time.perf_counter()
+            clap.embed_audio(many)
+            times.append(time.perf_counter() - start)
+        rate = round(len(many) / Spread.of(times).median, 1)
+        return {"clips_per_second": rate, "calls": len(times), "clips": len(many)}
 
 
-def _sounds(manifest: Manifest) -> list[NDArray[np.int16]]:
-    """Clips of the model's length, each another noise."""
-    spec, result = manifest.audio.log_mel, []
-    for index in range(_SOUNDS):
-        rng = np.random.default_rng(index)
-        wave = (
-            np.cumsum(rng.standard_normal(spec.clip_samples)) if index % 2 else rng.standard_normal(spec.clip_samples)
-        )
-        wave *= np.linspace(0.05, 1.0, spec.clip_samples) ** (index % 5)
-        result.append((wave / np.abs(wave).max() * 30_000).astype(np.int16))
-    return result
+def _library(backend: str) -> str:
+    """The library that runs, with its version and that of what launches the kernels."""
+    if backend == "ort-cuda":
+        import onnxruntime
 
+        name = f"onnxruntime {onnxruntime.__version__}, CUDA"
+    else:
+        from claprt.engines.tensorrt.library import load_library
 
-def measure_pytorch(checkpoint: Path, batches: Sequence[int] = BATCHES) -> list[dict[str, Any]]:
-    """Transformers' ClapModel on the GPU, for contrast: FP16, eager and compiled, towers alone.
-
-    Args:
-        checkpoint: a directory as transformers saves one.
-        batches: of the towers.
-    """
-    import torch
-    from transformers import ClapModel
-
-    rows = []
-    model = ClapModel.from_pretrained(checkpoint).eval().half().cuda()
-    manifest_shape = (1001, model.config.audio_config.num_mel_bins)
-    for name in ("eager", "torch.compile"):
-        for batch in batches:
-            features = torch.randn(batch, 1, *manifest_shape, device="cuda").half()
-            ids = torch.randint(4, 1000, (batch, TOKENS), device="cuda")
-            longer = torch.zeros(batch, 1, dtype=torch.bool, device="cuda")
-            calls: dict[str, Callable[[], Any]] = {
-                "audio": lambda f=features, i=longer: model.get_audio_features(f, is_longer=i),  # type: ignore[misc]
-                "text": lambda i=ids: model.get_text_features(i, attention_mask=torch.ones_like(i)),  # type: ignore[misc]
-            }
-            for tower, call in calls.items():
-                function: Callable[[], Any] = call if name == "eager" else torch.compile(call)
-                row = {"peer": f"transformers, FP16, {name}", "tower": tower, "batch": batch}
-                try:
-                    with torch.inference_mode(), _quiet():
-                        ms = _torch_ms(function)
-                    rows.append({**row, "ms": round(ms, 4), "per_second": round(1000 * batch / ms, 1)})
-                except Exception as error:  # one that does not run here is no reason to drop the others
-                    rows.append({**row, "skipped": f"{type(error).__name__}: {str(error)[:300]}"})
-    return rows
-
-
-def _torch_ms(function: Callable[[], Any]) -> float:
-    import torch
-
-    for _ in range(5):
-        function()
-    torch.cuda.synchronize()
-    times = []
-    for _ in range(11):
-        start = time.perf_counter()
-        for _ in range(5):
-            function()
-        torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - start) / 5)
-    return Spread.of(times).median
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+        name = load_library(backend).title
+    for package in ("cuda-bindings", "pycuda"):
+        try:
+            return f"{name}; {package} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:  # noqa: PERF203
+            continue
+    return name

@@ -171,8 +171,8 @@ def engines_from_elsewhere_are_verified_here() -> None:
         claprt.load(bundle(), "tensorrt-rtx")
 
 
-def onnxruntime_on_cuda() -> None:
-    """The same pipeline around ONNX Runtime's CUDA provider: bindings, streams, batches, long and short texts."""
+def onnxruntime_stand_in() -> None:
+    """From here on, ONNX Runtime has a CUDA provider: sessions that compute on the CPU, in the stream's order."""
     cuda_session: Any = importlib.import_module("cuda_session")
     from claprt.engines import ort_cuda
 
@@ -188,6 +188,11 @@ def onnxruntime_on_cuda() -> None:
     import onnxruntime
 
     onnxruntime.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def onnxruntime_on_cuda() -> None:
+    """The same pipeline around ONNX Runtime's CUDA provider: bindings, streams, batches, long and short texts."""
+    onnxruntime_stand_in()
     cpu, gpu = claprt.load(bundle(), "ort-cpu"), claprt.load(bundle(), "auto")
     assert gpu.backend == "ort-cuda", gpu.choice
     for _ in range(2):
@@ -455,25 +460,95 @@ def a_bad_sound_in_between() -> None:
     assert_close(vectors, cpu.embed_audio([sound for index, sound in enumerate(many) if index != 3]))
 
 
-def is_measured() -> None:
-    """`make gpu-check`'s measurement runs, and its rows are whole. The figures mean nothing here."""
-    from claprt_bench import gpu_towers
+def measured(unit: str, batches: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Rows of a unit of `make gpu-check`'s towers. Their figures mean nothing here."""
+    from claprt_bench import gpu_inputs, gpu_task, gpu_towers
 
-    for name, value in {"LATENCIES": 2, "WARM_UP": 1, "SINGLE_RUNS": 2, "MANY": 4, "SOUNDS": 3, "REPEATS": 2}.items():
+    for name in ("LATENCIES", "LEAST_LATENCIES", "WARM_UP", "SINGLE_RUNS", "REPEATS"):
         assert hasattr(gpu_towers, f"_{name}")
-        setattr(gpu_towers, f"_{name}", value)
-    rows = gpu_towers.measure(bundle(), precisions=("fp32",), batches=(1, 2), seconds=0.01)
-    by_backend = {row["backend"]: row for row in rows}
-    assert set(by_backend) == set(gpu_towers.BACKENDS)
-    assert "onnxruntime" in by_backend["ort-cuda"]["skipped"]
-    row = by_backend["tensorrt"]
-    assert row["parity"]["audio"]["holds"], row
-    assert row["parity"]["text"]["holds"], row
-    for tower in ("audio_tower", "text_tower"):
-        assert [one["batch"] for one in row[tower]] == [1, 2]
-        assert all(one["ms"] > 0 and one["per_second"] > 0 for one in row[tower])
-    assert set(row["latency_ms"]) == {"log-Mel on the GPU", "log-Mel on the CPU"}
-    assert row["throughput"]["int16 in host memory"]["clips_per_second"] > 0
+        setattr(gpu_towers, f"_{name}", 2)
+    gpu_inputs._TIMED, gpu_inputs.LENGTHS, gpu_inputs._KINDS = 3, (0.3, 12.0), gpu_inputs._KINDS[:6]
+    settings = gpu_task.Settings(
+        work=str(bundle().parent),
+        compute_capability="9.0",
+        batches=batches,
+        bundle=str(bundle()),
+        seconds=0.01,
+        clips=4,
+    )
+    rows: list[dict[str, Any]] = []
+    result = gpu_towers.measure(gpu_task.Task(settings, unit, rows.append))
+    assert all(result["library"] == row["library"] for row in rows)
+    return rows
+
+
+def _assert_measured(rows: list[dict[str, Any]], batches: tuple[int, ...]) -> None:
+    assert {row["status"] for row in rows} == {"passed"}, rows
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        parts.setdefault(row["part"], []).append(row)
+    checked = [(row["tower"], row.get("recipe"), row.get("log_mel")) for row in parts["parity"]]
+    assert set(checked) == {
+        *(("audio", "head", "cuda"), ("audio", "head", "cpu"), ("audio", "windows", "cuda"), ("text", None, None))
+    }
+    assert all(row["holds"] and row["mean_cross_cosine"] < 0.9 for row in parts["parity"])
+    assert [(row["tower"], row["batch"]) for row in parts["tower"]] == [
+        (tower, batch) for tower in ("audio", "text") for batch in batches
+    ]
+    assert all(row["ms"] > 0 and row["per_second"] > 0 for row in parts["tower"])
+    assert all(row["bytes"]["graph"] > row["bytes"]["inputs"] > 0 for row in parts["tower"] if row["batch"] == 1)
+    assert [(row["log_mel"], row["p50_ms"] > 0) for row in parts["latency"]] == [("cuda", True), ("cpu", True)]
+    assert {(row["log_mel"], row["samples"]) for row in parts["throughput"]} == {
+        (log_mel, samples) for log_mel in ("cuda", "cpu") for samples in ("int16", "float32")
+    }
+
+
+def is_measured_with_tensorrt() -> None:
+    """`make gpu-check`'s measurement runs, and its rows are whole."""
+    rows = measured("tensorrt/fp32", (1, 2))
+    assert [(row["part"], row["tower"]) for row in rows[:2]] == [("engine", "audio"), ("engine", "text")]
+    _assert_measured(rows, (1, 2))
+
+
+def is_measured_with_onnxruntime() -> None:
+    """And its tower is told of batches that it does not have by itself."""
+    from claprt.bundle import open_bundle
+    from claprt.engines.device import DeviceEngine
+    from claprt_bench import gpu_task, gpu_towers
+
+    onnxruntime_stand_in()
+    _assert_measured(measured("ort-cuda/fp32", (1, 2)), (1, 2))
+    task = gpu_task.Task(gpu_task.Settings("", "9.0", batches=(1, 256)), "", lambda row: None)
+    engine = gpu_towers._Unit(task, open_bundle(bundle()), "ort-cuda", "fp32", "full")._load("audio")
+    assert isinstance(engine, DeviceEngine)
+    assert engine.most == 256
+
+
+def what_misses_is_not_timed() -> None:
+    """A tower that computes something else: every row of it says so, and none has a time; the other one is measured."""
+    onnxruntime_stand_in()
+    cuda_session: Any = importlib.import_module("cuda_session")
+    real = cuda_session.onnxruntime.InferenceSession
+
+    class Wrong:
+        """A session whose text vectors are turned a little."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self._session = real(*arguments, **options)
+            self.get_inputs, self.get_outputs = self._session.get_inputs, self._session.get_outputs
+
+        def run(self, names: Any, inputs: Any) -> Any:
+            (found,) = self._session.run(names, inputs)
+            return [found + 0.02 * np.roll(found, 1, axis=1) if "input_ids" in inputs else found]
+
+    cuda_session.onnxruntime = type("Module", (), {**vars(cuda_session.onnxruntime), "InferenceSession": Wrong})
+    rows = measured("ort-cuda/fp32", (1, 2))
+    text = [row for row in rows if row.get("tower") == "text"]
+    assert [(row["part"], row["status"]) for row in text] == [("parity", "failed"), *[("tower", "not run")] * 2]
+    assert "it misses its bound" in text[0]["reason"]
+    assert not text[0]["holds"]
+    assert all("ms" not in row for row in text)
+    assert {row["status"] for row in rows if row not in text} == {"passed"}
 
 
 def is_benchmarked() -> None:

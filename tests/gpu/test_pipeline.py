@@ -7,7 +7,6 @@ engine cache and what `claprt engine` verifies. What comes out is compared with 
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import signal
 import subprocess
@@ -20,21 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.gpu import pipeline
-from tests.kernels.fake_cuda.build import CannotBuildError
-from tests.kernels.fake_cuda.pycuda_env import bindings_environment, default_cache
 
 Run = Callable[..., None]
-_STAND_IN = Path(__file__).parent / "stand_in"
-
-
-@pytest.fixture(scope="module")
-def environment(emulated_kernels: Path) -> dict[str, str]:
-    try:
-        env = bindings_environment(default_cache(), emulated_kernels)
-    except CannotBuildError as error:
-        pytest.skip(str(error))
-    env["PYTHONPATH"] = os.pathsep.join([str(_STAND_IN), env["PYTHONPATH"]])
-    return env | {"OMP_NUM_THREADS": "1"}
 
 
 def start(program: Callable[[], None], bundle: Path, environment: dict[str, str]) -> None:
@@ -111,7 +97,9 @@ def test_the_second_gpu(with_engines: Callable[[str], Path], run: Run) -> None:
         pipeline.onnxruntime_on_cuda,
         pipeline.no_memory_is_an_error,
         pipeline.an_engine_that_misses_is_not_kept,
-        pipeline.is_measured,
+        pipeline.is_measured_with_tensorrt,
+        pipeline.is_measured_with_onnxruntime,
+        pipeline.what_misses_is_not_timed,
     ],
 )
 def test_engines_of_their_own(run: Run, demo_bundle: Path, program: Callable[[], None]) -> None:
