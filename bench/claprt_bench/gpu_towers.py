@@ -24,7 +24,7 @@ import claprt
 from claprt.audio_io import AudioInput
 from claprt.bundle import Bundle, open_bundle
 from claprt.engines import Engine, backend_status
-from claprt.engines.device import DeviceEngine, Shape
+from claprt.engines.device import DeviceEngine, Shape, explained
 from claprt.engines.load import TENSORRT, TOWERS, load_engine
 from claprt_bench import gpu_bundles
 from claprt_bench.gpu_inputs import texts, timed_sounds, tower_inputs, varied_sounds
@@ -160,7 +160,7 @@ class _Unit:
             raise NotRunError(f"larger than a run can be: {most} rows")
         checked = sorted({0, batch // 2, batch - 1})
         expected = cpu.run({name: value[checked] for name, value in inputs.items()})
-        with engine.slot() as slot:
+        with explained(engine.tower.name), engine.slot() as slot:
             for name, value in inputs.items():
                 slot.upload(name, value)
             for _ in range(4):  # where there are graphs: captured after the second run, replayed from the third on

@@ -171,8 +171,12 @@ def engines_from_elsewhere_are_verified_here() -> None:
         claprt.load(bundle(), "tensorrt-rtx")
 
 
-def onnxruntime_stand_in() -> None:
-    """From here on, ONNX Runtime has a CUDA provider: sessions that compute on the CPU, in the stream's order."""
+def onnxruntime_stand_in() -> list[bool]:
+    """From here on, ONNX Runtime has a CUDA provider: sessions that compute on the CPU, in the stream's order.
+
+    Returns:
+        Whether there is room for the next sessions, the last one first. There is for all when it is empty, as it is.
+    """
     cuda_session: Any = importlib.import_module("cuda_session")
     from claprt.engines import ort_cuda
 
@@ -184,15 +188,16 @@ def onnxruntime_stand_in() -> None:
         return cuda_session.CudaSession(graph, options)
 
     ort_cuda.start_session = start
-    room: list[bool] = []  # whether the next sessions have room, the last one first; all have when it is empty
+    room: list[bool] = []
     import onnxruntime
 
     onnxruntime.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return room
 
 
 def onnxruntime_on_cuda() -> None:
     """The same pipeline around ONNX Runtime's CUDA provider: bindings, streams, batches, long and short texts."""
-    onnxruntime_stand_in()
+    room = onnxruntime_stand_in()
     cpu, gpu = claprt.load(bundle(), "ort-cpu"), claprt.load(bundle(), "auto")
     assert gpu.backend == "ort-cuda", gpu.choice
     for _ in range(2):
