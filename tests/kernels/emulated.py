@@ -70,6 +70,7 @@ class EmulatedLogMel:
         summand: ArrayLike = 0.0,
     ) -> NDArray[np.floating]:
         """The same with the clips given as they are given to the kernel."""
+        layout.check_spec(spec)  # what a GPU is not given is not run here either
         result = np.full((len(table), channels, spec.frames, spec.n_mels), np.nan, dtype=out)
         tables = layout.kernel_tables(spec, factor, summand)
         arguments = layout.kernel_arguments(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,13 +51,51 @@ def test_published_resources_are_of_these_sources(nvcc: Path) -> None:
     assert published == now, "run `python -m claprt_kernels.compile --resources` and `python -m claprt_bench.readme`"
 
 
+def fatbin_entries(image: bytes) -> list[tuple[str, int]]:
+    """What a fatbin holds: kinds of code, and the GPU generations that they are for."""
+    found = []
+    header, size = struct.unpack_from("<HQ", image, 6)
+    at, end = header, header + size
+    assert end == len(image)
+    while at < end:
+        kind, _, header, size = struct.unpack_from("<HHIQ", image, at)
+        (target,) = struct.unpack_from("<I", image, at + 28)
+        found.append(({1: "PTX", 2: "machine code"}[kind], target))
+        at += header + size
+    return found
+
+
+def test_other_codes_are_another_fatbin(nvcc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was made with other options, of targets or of PTX, is not taken for up to date."""
+    kernel_files.compile_fatbin()
+    codes = kernel_files._codes(kernel_files.targets(nvcc))
+    before = kernel_files.FATBIN.read_bytes()
+    monkeypatch.setattr(kernel_files, "_codes", lambda found: codes[:-1])
+
+    class CompilingError(Exception):
+        pass
+
+    def run_nvcc(nvcc: Path, *arguments: Any) -> str:
+        raise CompilingError(arguments)
+
+    asked = {"version": kernel_files.version(nvcc), "targets": kernel_files.targets(nvcc)}
+    for name, answer in asked.items():
+        monkeypatch.setattr(kernel_files, name, lambda nvcc, answer=answer: answer)
+    monkeypatch.setattr(kernel_files, "run_nvcc", run_nvcc)
+    with pytest.raises(CompilingError):
+        kernel_files.compile_fatbin()
+    assert kernel_files.FATBIN.read_bytes() == before
+
+
 def test_fatbin_has_every_target_and_ptx(nvcc: Path) -> None:
     assert "up to date" in kernel_files.compile_fatbin() or kernel_files.FATBIN.is_file()
     assert "up to date" in kernel_files.compile_fatbin()
     image = kernel_files.FATBIN.read_bytes()
     assert image[:4] == bytes.fromhex("50ed55ba")
     made_of = json.loads(kernel_files.STAMP.read_text(encoding="utf-8"))
-    assert made_of["targets"] == kernel_files.targets(nvcc)
+    targets = kernel_files.targets(nvcc)
+    assert made_of["targets"] == targets
+    assert sorted(fatbin_entries(image)) == [("PTX", 75), *(("machine code", target) for target in targets)]
     assert len(image) < 1_500_000  # the wheel carries it
 
 

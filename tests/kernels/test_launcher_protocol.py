@@ -227,6 +227,40 @@ def test_availability(run_bindings: Run) -> None:
     run_bindings(is_available)
 
 
+def does_not_load() -> None:
+    """The device is there, and a library; the kernels are not for it."""
+    library = os.environ["CLAPRT_TEST_LAUNCHER"]
+    if "FAKE_CUDA_CC" not in os.environ:
+        os.environ["FAKE_CUDA_FAIL"] = f"cuModuleLoadData{'Ex' if library == 'pycuda' else ''}:1:222"
+    reason = str(claprt_kernels.why_unavailable(library=library))
+    assert re.fullmatch(os.environ["REASON"], reason), reason
+    again = claprt_kernels.is_available(library=library)
+    assert again is (os.environ.get("FAKE_CUDA_CC") is None)  # a call that fails once does not fail again
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"FAKE_CUDA_CC": "7.0"}, r"capability 7\.0, .*no binary for gpu; they are for 7\.5 and newer: .*compile.*"),
+        ({}, r"capability 9\.0, .*unsupported ptx version; .*update the driver.*"),
+    ],
+    ids=["too old a GPU", "too old a driver"],
+)
+def test_a_device_that_the_kernels_are_not_for(run: Run, settings: dict[str, str], reason: str) -> None:
+    begin = r"the kernels of this package do not load on Fake CUDA device \(CPU\) \(compute "
+    run(does_not_load, REASON=begin + reason, **settings)
+
+
+def loads() -> None:
+    assert claprt_kernels.why_unavailable(library=os.environ["CLAPRT_TEST_LAUNCHER"]) is None
+
+
+@pytest.mark.parametrize("capability", ["7.5", "8.9", "9.0", "12.1", "19.0"])
+def test_devices_that_the_kernels_are_for(run_bindings: Run, capability: str) -> None:
+    """With machine code, and, newer than any, through PTX."""
+    run_bindings(loads, FAKE_CUDA_CC=capability)
+
+
 def cannot_start() -> None:
     """A library that is there and fails is an error; the other, which would work, is not taken."""
     library = os.environ["CLAPRT_TEST_LAUNCHER"]
