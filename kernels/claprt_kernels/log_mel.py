@@ -39,12 +39,11 @@ def why_unavailable(device: int = 0, library: str = "auto") -> str | None:
         from claprt_kernels.compile import OLDEST
 
         major, minor = launcher.compute_capability
-        oldest_major, oldest_minor = divmod(OLDEST, 10)
         version = launcher.driver_version
         return (
-            f"the kernels of this package do not load on {launcher.name} (compute capability {major}.{minor}, driver for "
-            f"CUDA {version // 1000}.{version % 1000 // 10}): {error}; they are for {oldest_major}.{oldest_minor} and "
-            "newer: update the driver, or run python -m claprt_kernels.compile with a toolkit that it knows"
+            f"the kernels of this package do not load on {launcher.name} (compute capability {major}.{minor}, driver "
+            f"for CUDA {version // 1000}.{version % 1000 // 10}): {error}; they are for {OLDEST // 10}.{OLDEST % 10} "
+            "and newer: update the driver, or run python -m claprt_kernels.compile with a toolkit that it knows"
         )
     return None
 

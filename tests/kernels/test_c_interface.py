@@ -102,6 +102,65 @@ def test_it_is_the_reference(api: Any, name: str, channels: int, out: Any) -> No
     api.claprt_log_mel_destroy(handle)
 
 
+def test_factor_and_summand(api: Any) -> None:
+    """One of each for every band, or one of them alone; the arrays are no longer needed when a handle has been made."""
+    wave, expected = sound("noise", CLIP), reference("noise", CLIP, UNFUSED)[None]
+    values = {"factor": np.linspace(0.5, 2.0, 64), "summand": np.linspace(-3.0, 40.0, 64)}
+    for names in (("factor", "summand"), ("factor",), ("summand",)):
+        given = {name: (ctypes.c_float * 64)(*values[name]) for name in names}
+        pointers = {name: ctypes.cast(array, ctypes.POINTER(ctypes.c_float)) for name, array in given.items()}
+        status, handle = create(api, **pointers)
+        assert (status, message(api)) == (0, "")
+        for array in given.values():
+            array[:] = [math.nan] * 64
+        result = np.full((1, 1, 1001, 64), np.nan, dtype=np.float32)
+        assert run(api, handle, wave, clip_table([CLIP]), result) == 0
+        factor, summand = (
+            values["factor"] if "factor" in names else 1.0,
+            values["summand"] if "summand" in names else 0.0,
+        )
+        assert_near(result, expected * factor + summand, 2 * tolerance(expected) + 1e-5)
+        api.claprt_log_mel_destroy(handle)
+
+
+def test_runs_under_way_do_not_take_each_others_tables(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 runs that nobody has waited for, each with other clips and another result: there are 16 tables."""
+    monkeypatch.setenv("CLAPRT_EMULATED_DEFER", "1")
+    spec = dataclasses.replace(UNFUSED, clip_samples=2_048)
+    wave = sound("noise", CLIP)
+    status, handle = create(api, clip_samples=2_048)
+    assert status == 0
+    tables = [np.array([(1_000 * i, 2_048), (7_000 * i, 300 + i)], dtype=layout.CLIP) for i in range(40)]
+    results = [np.full((2, 1, spec.frames, 64), np.nan, dtype=np.float32) for _ in tables]
+    for table, result in zip(tables, results, strict=True):
+        given = table.copy()
+        assert run(api, handle, wave, given, result) == 0
+        given["offset"] = 0  # copied before the call returned
+    assert np.isnan(results[-1]).all()  # put off
+    api.claprt_log_mel_destroy(handle)  # waits
+    for table, result in zip(tables, results, strict=True):
+        waves = [as_float(wave[offset : offset + length]) for offset, length in table.tolist()]
+        expected = np.stack([log_mel_reference(clip, spec)[None] for clip in waves])
+        assert_near(result, expected, tolerance(expected))
+
+
+def test_resampler_runs_under_way_do_not_take_each_others_tables(
+    api: Any, emulation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wave = sound("noise", CLIP)
+    clips = [wave[1_000 * i : 1_100 * i + 100] for i in range(40)]
+    expected = EmulatedResampler(emulation)(clips, 24_000, 48_000)
+    monkeypatch.setenv("CLAPRT_EMULATED_DEFER", "1")
+    resampler = CResampler(api, 24_000)
+    results = [np.full(len(result), np.nan, dtype=np.float32) for result in expected]
+    for i, result in enumerate(results):
+        assert resampler.run(wave, [(1_000 * i, len(clips[i]))], result) == 0
+    assert np.isnan(results[-1]).all()
+    resampler.close()
+    for result, right in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, right, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
