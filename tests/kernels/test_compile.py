@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -97,6 +98,54 @@ def test_fatbin_has_every_target_and_ptx(nvcc: Path) -> None:
     assert made_of["targets"] == targets
     assert sorted(fatbin_entries(image)) == [("PTX", 75), *(("machine code", target) for target in targets)]
     assert len(image) < 1_500_000  # the wheel carries it
+
+
+def test_a_package_without_a_fatbin_says_why(tmp_path: Path) -> None:
+    """A wheel's build without nvcc: it goes on and says so, and so does the package when it is asked."""
+    pytest.importorskip("hatchling", reason="hatchling, which builds the wheel, is not installed")
+    package = tmp_path / "kernels" / "claprt_kernels"
+    shutil.copytree(kernel_files.PACKAGE, package, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    shutil.copy(ROOT / "hatch_build.py", tmp_path)
+    # Toolkits outside of PATH are found where they are by default.
+    source = (package / "compile.py").read_text(encoding="utf-8")
+    assert '"/usr/local/cuda/bin/nvcc"' in source
+    (package / "compile.py").write_text(source.replace("/usr/local/cuda/bin", str(tmp_path)), encoding="utf-8")
+    hidden = ("CUDACXX", "CUDA_HOME", "CUDA_PATH", "PYTHONPATH")
+    env = {name: value for name, value in os.environ.items() if name not in hidden}
+    env |= {"PATH": str(tmp_path), "PYTHONPATH": str(package.parent)}
+
+    def run(code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    build = (
+        "from hatch_build import CudaKernels\n"
+        "from hatchling.bridge.app import Application\n"
+        "data = {'artifacts': []}\n"
+        "CudaKernels('.', {}, None, None, '', 'wheel', app=Application()).initialize('standard', data)\n"
+        "print(data['artifacts'])\n"
+    )
+    ask = (
+        "import claprt_kernels\n"
+        "assert not claprt_kernels.is_available()\n"
+        "print(claprt_kernels.__file__, claprt_kernels.why_unavailable(), sep='\\n')\n"
+    )
+    fix = "run python -m claprt_kernels.compile on a machine with nvcc"
+    never = f"the CUDA kernels are missing: there is no kernels.fatbin in this package; {fix}"
+    init = str(package / "__init__.py")
+    assert run(ask).splitlines() == [init, never]
+    (package / "data").mkdir()
+    (package / "data" / "kernels.fatbin").write_bytes(b"of other sources")
+    assert run(build) == "['/kernels/claprt_kernels/data/*']"
+    assert not (package / "data" / "kernels.fatbin").exists()
+    without = "this package was built without the CUDA kernels: nvcc was not found: install a CUDA toolkit (12 or 13)"
+    assert run(ask).splitlines() == [
+        init,
+        f"the CUDA kernels are missing: {without}, or name its nvcc in CUDACXX; {fix}",
+    ]
 
 
 def test_without_nvcc_the_reason_is_an_error(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from claprt_kernels import (
     KernelSpecError,
     LogMel,
     Resampler,
+    device_array,
     layout,
     log_mel_reference,
 )
@@ -73,6 +74,23 @@ def takes_arrays_and_streams() -> None:
 
 def test_arrays_and_streams(run: Run) -> None:
     run(takes_arrays_and_streams, FAKE_CUDA_DEFER="1")
+
+
+def test_an_array_whose_interface_cannot_be_had() -> None:
+    """As PyTorch's tensors, where they require grad or are on a CPU."""
+
+    class RequiresGrad:
+        @property
+        def __cuda_array_interface__(self) -> dict[str, Any]:
+            raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad.")
+
+    for name in ("pcm", "out"):
+        with pytest.raises(KernelInputError, match=rf"{name} is RequiresGrad, .*that requires grad"):
+            device_array.array(RequiresGrad(), name)
+    torch = pytest.importorskip("torch", reason="no PyTorch, whose tensors these are")
+    for tensor in (torch.zeros(3), torch.zeros(3, requires_grad=True), torch.zeros(3).to_sparse()):
+        with pytest.raises(KernelInputError, match="pcm is Tensor"):
+            device_array.array(tensor, "pcm")
 
 
 def does_not_wait() -> None:

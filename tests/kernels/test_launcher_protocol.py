@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.kernels.fake_cuda.pycuda_env import FakeCuda
-from tests.kernels.launchers import launcher, synchronize, to_device, to_host
+from tests.kernels.launchers import Sample, launcher, synchronize, to_device, to_host
 from tests.specs import UNFUSED
 
 import claprt_kernels
@@ -107,6 +108,46 @@ def has_streams() -> None:
 
 def test_streams(run: Run) -> None:
     run(has_streams, FAKE_CUDA_DEFER="1")
+
+
+def takes_its_own_streams() -> None:
+    """PyCUDA cannot wrap others: what to do is said at once, by whatever takes a stream."""
+    gpu = launcher()
+    cuda = importlib.import_module("pycuda.driver")
+    stream, event, memory = gpu.stream(), gpu.event(), gpu.pinned(8)
+    address = gpu.alloc(8)
+    with gpu.current():
+        own = cuda.Stream()
+        for given in (None, stream, own):
+            gpu.copy(address, memory, given)
+            gpu.record(event, given)
+            assert gpu.handle(given) == (0 if given is None else int(getattr(given, "thing", given).handle))
+        del own, given
+    zeros = np.zeros((), claprt_kernels.resample.ARGUMENTS)
+    function = gpu.function(claprt_kernels.fatbin.fatbin(), "resample_int16")
+    sample = Sample()
+    foreign = gpu.handle(stream)
+    for wrong in (foreign, "stream", object()):
+        calls: list[Callable[[], Any]] = [
+            lambda wrong=wrong: gpu.copy(address, memory, wrong),
+            lambda wrong=wrong: gpu.copy_back(memory, address, wrong),
+            lambda wrong=wrong: gpu.launch(function, (1, 1), 256, zeros, wrong),
+            lambda wrong=wrong: gpu.record(event, wrong),
+            lambda wrong=wrong: gpu.handle(wrong),
+            lambda wrong=wrong: sample(stream=wrong),
+        ]
+        for call in calls:
+            with pytest.raises(
+                KernelInputError, match=rf"stream is {type(wrong).__name__} .*pass None, .*cuda-bindings"
+            ):
+                call()
+    for _ in range(20):  # the tables of what was refused are free
+        sample()
+    sample.check()
+
+
+def test_pycuda_takes_its_own_streams(run_pycuda: Run) -> None:
+    run_pycuda(takes_its_own_streams)
 
 
 def runs_out_of_memory() -> None:
