@@ -110,13 +110,9 @@ def compile_fatbin() -> str:
     """
     nvcc = find_nvcc()
     found = targets(nvcc)
-    made_of = {
-        "sources": _sources_hash(),
-        "nvcc": version(nvcc),
-        "targets": found,
-        "flags": [*FLAGS, *_RESOURCES, *_codes(found), _COMPRESSED],
-    }
-    options = (*made_of["flags"], "--threads", "0")
+    flags = [*FLAGS, *_RESOURCES, *_codes(found), _COMPRESSED]
+    made_of = {"sources": _sources_hash(), "nvcc": version(nvcc), "targets": found, "flags": flags}
+    options = (*flags, "--threads", "0")
     DATA.mkdir(exist_ok=True)
     with _alone():
         if FATBIN.is_file() and STAMP.is_file():

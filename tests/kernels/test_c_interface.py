@@ -108,7 +108,9 @@ def test_factor_and_summand(api: Any) -> None:
     values = {"factor": np.linspace(0.5, 2.0, 64), "summand": np.linspace(-3.0, 40.0, 64)}
     for names in (("factor", "summand"), ("factor",), ("summand",)):
         given = {name: (ctypes.c_float * 64)(*values[name]) for name in names}
-        pointers = {name: ctypes.cast(array, ctypes.POINTER(ctypes.c_float)) for name, array in given.items()}
+        pointers: dict[str, Any] = {
+            name: ctypes.cast(array, ctypes.POINTER(ctypes.c_float)) for name, array in given.items()
+        }
         status, handle = create(api, **pointers)
         assert (status, message(api)) == (0, "")
         for array in given.values():

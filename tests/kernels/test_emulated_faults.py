@@ -88,7 +88,7 @@ WRONG = [
     Fault("+ a.tap_count / 2 - begin) + 1", "- begin) + 1", file="resample.cuh"),  # half of the last thread's samples
     Fault("- a.tap_count / 2 + 1 - begin", "- a.tap_count / 2 - begin", file="resample.cuh"),
     Fault("position % a.up", "(position + 1) % a.up", file="resample.cuh"),
-    Fault("first * a.down / a.up", "first / a.up * a.down", file="resample.cuh"),
+    Fault("frame = begin + i;", "frame = begin + i + 1;", file="resample.cuh"),
     Fault("tap + t * a.up", "tap + t * a.down", file="resample.cuh"),
     Fault("sum * a.gain", "sum", file="resample.cuh"),
     Fault(

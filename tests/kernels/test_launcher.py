@@ -130,7 +130,7 @@ def keeps_tables_apart() -> None:
     streams = [gpu.stream(), gpu.stream(), gpu.stream()]
     synchronize(gpu)
     for call, pairs in enumerate(clips):
-        types = {"pcm_samples": CLIP, "pcm_dtype": np.int16, "out_dtype": np.float32}
+        types: dict[str, Any] = {"pcm_samples": CLIP, "pcm_dtype": np.int16, "out_dtype": np.float32}
         log_mel(pcm, pairs, out=target + call * out[0].nbytes, stream=streams[call % 3], **types)
     for stream in streams:
         synchronize(gpu, stream)

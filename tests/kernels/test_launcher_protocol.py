@@ -128,19 +128,19 @@ def takes_its_own_streams() -> None:
     sample = Sample()
     foreign = gpu.handle(stream)
     for wrong in (foreign, "stream", object()):
-        calls: list[Callable[[], Any]] = [
-            lambda wrong=wrong: gpu.copy(address, memory, wrong),
-            lambda wrong=wrong: gpu.copy_back(memory, address, wrong),
-            lambda wrong=wrong: gpu.launch(function, (1, 1), 256, zeros, wrong),
-            lambda wrong=wrong: gpu.record(event, wrong),
-            lambda wrong=wrong: gpu.handle(wrong),
-            lambda wrong=wrong: sample(stream=wrong),
+        calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
+            (gpu.copy, (address, memory)),
+            (gpu.copy_back, (memory, address)),
+            (gpu.launch, (function, (1, 1), 256, zeros)),
+            (gpu.record, (event,)),
+            (gpu.handle, ()),
+            (lambda stream: sample(stream=stream), ()),
         ]
-        for call in calls:
+        for call, arguments in calls:
             with pytest.raises(
                 KernelInputError, match=rf"stream is {type(wrong).__name__} .*pass None, .*cuda-bindings"
             ):
-                call()
+                call(*arguments, wrong)
     for _ in range(20):  # the tables of what was refused are free
         sample()
     sample.check()
