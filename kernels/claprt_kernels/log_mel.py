@@ -84,6 +84,7 @@ class LogMel:
             KernelSpecError: the kernel does not compute this specification.
             KernelInputError: `channels`, `max_batch`, `factor` or `summand` has a value that cannot be.
             KernelUnavailableError: no GPU, no driver, no CUDA library, or no kernel in this package.
+            KernelLaunchError: the kernels do not load on this GPU; `why_unavailable` says more.
             DeviceMemoryError: there is not enough device memory.
         """
         check_spec(spec)

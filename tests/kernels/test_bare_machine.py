@@ -1,4 +1,4 @@
-"""The tests of the kernels on a machine that has NumPy, pytest and little else: all are found, and say what they lack."""
+"""Tests of the kernels on a machine that has NumPy, pytest and little else: all are found, and say what is missing."""
 
 from __future__ import annotations
 
