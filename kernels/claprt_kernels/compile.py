@@ -109,15 +109,10 @@ def compile_fatbin() -> str:
         CompileError: there is no nvcc, or it failed.
     """
     nvcc = find_nvcc()
-    made_of = {
-        "sources": _sources_hash(),
-        "nvcc": version(nvcc),
-        "targets": targets(nvcc),
-        "flags": [*FLAGS, *_RESOURCES, _COMPRESSED],
-    }
-    codes = [f"-gencode=arch=compute_{target},code=sm_{target}" for target in made_of["targets"]]
-    codes.append(f"-gencode=arch=compute_{OLDEST},code=compute_{OLDEST}")
-    options = (*FLAGS, *_RESOURCES, *codes, _COMPRESSED, "--threads", "0")
+    found = targets(nvcc)
+    flags = [*FLAGS, *_RESOURCES, *_codes(found), _COMPRESSED]
+    made_of = {"sources": _sources_hash(), "nvcc": version(nvcc), "targets": found, "flags": flags}
+    options = (*flags, "--threads", "0")
     DATA.mkdir(exist_ok=True)
     with _alone():
         if FATBIN.is_file() and STAMP.is_file():
@@ -129,7 +124,7 @@ def compile_fatbin() -> str:
             said = run_nvcc(nvcc, *options, "-fatbin", SOURCES / "kernels.cu", "-o", made)
             made.replace(FATBIN)
         STAMP.write_text(json.dumps({**made_of, "resources": _found_resources(said)}) + "\n", encoding="utf-8")
-    return f"{FATBIN}: {FATBIN.stat().st_size} bytes, sm_{', sm_'.join(map(str, made_of['targets']))} and PTX"
+    return f"{FATBIN}: {FATBIN.stat().st_size} bytes, sm_{', sm_'.join(map(str, found))} and PTX"
 
 
 def without_fatbin(reason: str) -> None:
@@ -151,9 +146,7 @@ def compile_library(folder: Path, arch: str | None = None) -> Path:
     """
     nvcc = find_nvcc()
     folder.mkdir(parents=True, exist_ok=True)
-    codes = [f"-arch={arch}"] if arch else [f"-gencode=arch=compute_{n},code=sm_{n}" for n in targets(nvcc)]
-    if not arch:
-        codes.append(f"-gencode=arch=compute_{OLDEST},code=compute_{OLDEST}")
+    codes = [f"-arch={arch}"] if arch else _codes(targets(nvcc))
     library = folder / "libclaprt_log_mel.so"
     host = ("-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra", "-Xlinker", "--exclude-libs,ALL")
     shared = ("-shared", "-cudart", "static", _COMPRESSED, "--threads", "0")
@@ -182,6 +175,12 @@ def fatbin_resources() -> dict[str, Any]:
     compile_fatbin()
     stamp = json.loads(STAMP.read_text(encoding="utf-8"))
     return {"nvcc": stamp["nvcc"], "flags": list(FLAGS), "kernels": stamp["resources"]}
+
+
+def _codes(found: list[int]) -> list[str]:
+    """Machine code for every target, and PTX of the oldest."""
+    codes = [f"-gencode=arch=compute_{target},code=sm_{target}" for target in found]
+    return [*codes, f"-gencode=arch=compute_{OLDEST},code=compute_{OLDEST}"]
 
 
 def _found_resources(said: str) -> list[dict[str, int | str]]:

@@ -36,10 +36,17 @@ def samples(pcm: Any, count: int | None, dtype: DTypeLike | None) -> tuple[int, 
 def array(value: Any, name: str) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
     """Address, dtype and shape of a C-contiguous array in device memory.
 
+    The interface's "stream", on which the array may still be written, is not waited for: that is the caller's.
+
     Raises:
         KernelInputError: it is none, or `name` is "out" and it is read-only.
     """
-    interface = getattr(value, "__cuda_array_interface__", None)
+    try:
+        interface = getattr(value, "__cuda_array_interface__", None)
+    except Exception as error:  # PyTorch: of a tensor that requires grad, or is sparse
+        raise KernelInputError(
+            f"{name} is {type(value).__name__}, whose __cuda_array_interface__ cannot be had: {error}"
+        ) from error
     if interface is None:
         raise KernelInputError(
             f"{name} is {type(value).__name__}; pass the address of device memory, or an array with "

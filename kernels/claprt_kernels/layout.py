@@ -37,6 +37,7 @@ ARGUMENTS = np.dtype(
     align=True,
 )
 _PADDINGS = {"repeatpad": 0, "repeat": 1, "pad": 2}
+_SCALES, _NORMS = ("htk", "slaney"), ("none", "slaney")
 _NARROW_BINS = 320  # what the kernels named narrow compute
 _WARPS = THREADS // 32
 
@@ -47,13 +48,19 @@ def check_spec(spec: LogMelSpec) -> None:
     Raises:
         KernelSpecError: the field, its value, and what is supported.
     """
+    # As `check_spec` in csrc/claprt_log_mel.cu. NaN is in no range.
     limits = {
         "n_fft": (spec.n_fft == N_FFT, f"{N_FFT}"),
-        "hop_length": (1 <= spec.hop_length <= spec.clip_samples, "1 … clip_samples"),
+        "sampling_rate": (1 <= spec.sampling_rate < 2**31, "1 … 2^31 - 1"),
         "clip_samples": (N_FFT // 2 < spec.clip_samples < 2**31 - N_FFT, f"{N_FFT // 2 + 1} … 2^31 - {N_FFT + 1}"),
+        "hop_length": (1 <= spec.hop_length <= spec.clip_samples, "1 … clip_samples"),
         "n_mels": (1 <= spec.n_mels <= 1024, "1 … 1024"),
-        "padding": (spec.padding in _PADDINGS, "repeatpad, repeat and pad"),
+        "f_min": (0.0 <= spec.f_min < spec.f_max, "0 … f_max"),
+        "f_max": (spec.f_max <= 0.5 * spec.sampling_rate, "f_min … sampling_rate / 2"),
         "log_floor": (1e-30 <= spec.log_floor <= 1e30, "1e-30 … 1e30"),
+        "mel_scale": (spec.mel_scale in _SCALES, "htk and slaney"),
+        "mel_norm": (spec.mel_norm in _NORMS, "none and slaney"),
+        "padding": (spec.padding in _PADDINGS, "repeatpad, repeat and pad"),
     }
     for name, (holds, supported) in limits.items():
         if not holds:

@@ -21,18 +21,30 @@ if TYPE_CHECKING:
 _RESULTS = (np.dtype(np.float16), np.dtype(np.float32))
 
 
-def is_available(device: int = 0) -> bool:
-    """Whether `LogMel` can run on this device."""
-    return why_unavailable(device) is None
+def is_available(device: int = 0, library: str = "auto") -> bool:
+    """Whether `LogMel` can run on this device; `library` as `open_launcher` takes it."""
+    return why_unavailable(device, library) is None
 
 
-def why_unavailable(device: int = 0) -> str | None:
-    """Why `LogMel` cannot run on this device, and what to do; None if it can."""
+def why_unavailable(device: int = 0, library: str = "auto") -> str | None:
+    """Why `LogMel` cannot run on this device, and what to do; None if it can: a kernel has been loaded then."""
     try:
-        fatbin()
-        open_launcher(device)
+        image = fatbin()
+        launcher = open_launcher(device, library)
     except KernelUnavailableError as error:
         return str(error)
+    try:
+        launcher.function(image, "log_mel_int16_fp16_narrow")
+    except KernelLaunchError as error:
+        from claprt_kernels.compile import OLDEST
+
+        major, minor = launcher.compute_capability
+        version = launcher.driver_version
+        return (
+            f"the kernels of this package do not load on {launcher.name} (compute capability {major}.{minor}, driver "
+            f"for CUDA {version // 1000}.{version % 1000 // 10}): {error}; they are for {OLDEST // 10}.{OLDEST % 10} "
+            "and newer: update the driver, or run python -m claprt_kernels.compile with a toolkit that it knows"
+        )
     return None
 
 
@@ -72,6 +84,7 @@ class LogMel:
             KernelSpecError: the kernel does not compute this specification.
             KernelInputError: `channels`, `max_batch`, `factor` or `summand` has a value that cannot be.
             KernelUnavailableError: no GPU, no driver, no CUDA library, or no kernel in this package.
+            KernelLaunchError: the kernels do not load on this GPU; `why_unavailable` says more.
             DeviceMemoryError: there is not enough device memory.
         """
         check_spec(spec)
@@ -110,6 +123,9 @@ class LogMel:
         out_dtype: DTypeLike | None = None,
     ) -> None:
         """Launch the kernel on a stream; returns before it is done.
+
+        Work on other streams is not waited for, that on the `stream` of an array's `__cuda_array_interface__` neither:
+        what writes `pcm` and what still uses `out` must be done, or on this stream.
 
         Args:
             pcm: samples in device memory, mono, at `spec.sampling_rate`: int16 (full scale 32768) or float32 (full

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from claprt_kernels.errors import DeviceMemoryError, KernelLaunchError, KernelUnavailableError
+from claprt_kernels.errors import DeviceMemoryError, KernelInputError, KernelLaunchError, KernelUnavailableError
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA has no name for
 
@@ -157,7 +157,8 @@ class PyCudaLauncher:
         try:
             yield
         except self._cuda.Error as error:
-            raise kind(f"CUDA refused or lost something: {what}: {str(error).splitlines()[0]}") from error
+            said = str(error).splitlines()[0].removesuffix(" - ")  # an empty log of the driver's compiler
+            raise kind(f"CUDA refused or lost something: {what}: {said}") from error
 
 
 class _PrimaryContext:
@@ -207,4 +208,12 @@ def _destroy(context: _PrimaryContext, things: list[Any]) -> None:
 
 
 def _pycuda_stream(stream: Any) -> Any:
-    return stream.thing if isinstance(stream, _Owned) else stream
+    found = stream.thing if isinstance(stream, _Owned) else stream
+    # `handle` of anything but its own is not asked for: PyCUDA's functions take no number, and nothing that holds one.
+    if found is None or type(found).__module__.startswith("pycuda."):
+        return found
+    raise KernelInputError(
+        f"stream is {type(stream).__name__} {stream!r}, and PyCUDA cannot wrap a stream that is not its own: pass "
+        "None, what PyCudaLauncher.stream() gives or a pycuda.driver.Stream; or use cuda-bindings, which takes any "
+        "stream's number: pip install 'claprt[gpu]'"
+    )

@@ -169,7 +169,7 @@ class Resampler:
         pcm_dtype: DTypeLike | None = None,
         out_samples: int | None = None,
     ) -> NDArray[np.int64]:
-        """Launch the kernel on a stream; returns before it is done.
+        """Launch the kernel on a stream; returns before it is done. As with `LogMel`, no other stream is waited for.
 
         Args:
             pcm: int16 (full scale 32768) or float32 (full scale 1) in device memory, interleaved, (n · channels,) or

@@ -11,19 +11,23 @@
 //    csrc/log_mel.cuh, what the package runs.
 //
 // Every version computes the same: batches of clips of any length, padded by index arithmetic, int16 or FP32 in, FP16 or
-// FP32 out. Working sets rotate through more memory than the L2 cache holds, and no version is timed before its numbers
-// are right. The floor is the time that the same bytes take when they are only copied, measured in the same run.
+// FP32 out. Working sets rotate through more than twice the memory that the L2 cache holds, and no version is timed before its
+// numbers are right. The floor is the time that the same bytes take when they are only copied, measured in the same run. A
+// batch that device memory has no room for is named and left out. Times are of launches back to back, for a batch of one
+// also from a launch to when the host knows that it is done.
 
 #include <algorithm>
 #include <chrono>
 #include <random>
 #include <string>
+#include <utility>
 
 #include "c_interface.cu"
 #include "claprt_log_mel.cu"
 
 namespace {
 
+using Clock = std::chrono::steady_clock;
 using claprt::kBandFields;
 using claprt::kBands;
 using claprt::kTwiddles;
@@ -280,7 +284,8 @@ struct Bench {
                 version.name);
     }
 
-    // Whether a version's numbers are right: mixed lengths, some frames of each clip, both pairs of types.
+    // Whether a version's numbers are right: mixed lengths, some frames of each clip, both pairs of types. The last frame has
+    // no partner. Nothing is left as it was before.
     bool check(const Version& version, int batch) const {
         const Problem problem = make_problem(batch, true);
         double worst = 0.0;
@@ -297,55 +302,71 @@ struct Bench {
             launch(version, int16, arguments(int16, pcm.address, problem.pcm.size(), clips.address, out.address), batch);
             std::vector<unsigned char> bytes(out.size);
             require(cudaMemcpy(bytes.data(), out.address, out.size, cudaMemcpyDeviceToHost), version.name);
+            const auto value = [&](std::size_t i) {
+                unsigned short half;
+                float single;
+                std::memcpy(&half, bytes.data() + (int16 ? 2 * i : 0), 2);
+                std::memcpy(&single, bytes.data() + (int16 ? 0 : 4 * i), 4);
+                return int16 ? half_to_float(half) : single;
+            };
+            for (std::size_t i = 0; i < values; ++i)
+                if (!std::isfinite(value(i))) worst = INFINITY;  // 0xFF… is a NaN
             for (int clip = 0; clip < batch; ++clip) {
-                for (int pair : {0, 1, 16, 52, 200, 333, frames() / 2 - 1}) {
-                    const std::vector<double> rows[] = {oracle(problem, clip, 2 * pair, spec, tables),
-                                                        oracle(problem, clip, 2 * pair + 1, spec, tables)};
+                for (int pair : {0, 1, 16, 52, 200, 333, frames() / 2 - 1, (frames() - 1) / 2}) {
+                    std::vector<std::vector<double>> rows;
+                    for (int frame = 2 * pair; frame < std::min(2 * pair + 2, frames()); ++frame)
+                        rows.push_back(oracle(problem, clip, frame, spec, tables));
                     double peak = -1e9;
                     for (const auto& row : rows) peak = std::max(peak, *std::max_element(row.begin(), row.end()));
-                    for (int row = 0; row < 2; ++row) {
+                    for (std::size_t row = 0; row < rows.size(); ++row) {
+                        const std::size_t first = (static_cast<std::size_t>(clip) * frames() + 2 * pair + row) * spec.n_mels;
                         for (int band = 0; band < spec.n_mels; ++band) {
-                            const std::size_t i = (static_cast<std::size_t>(clip) * frames() + 2 * pair + row) * spec.n_mels + band;
-                            unsigned short half;
-                            float value;
-                            if (int16) {
-                                std::memcpy(&half, bytes.data() + 2 * i, 2);
-                                value = half_to_float(half);
-                            } else {
-                                std::memcpy(&value, bytes.data() + 4 * i, 4);
-                            }
                             const double expected = rows[row][band];
                             const double bound = allowed(peak - expected) + std::fabs(expected) * (int16 ? 0x1p-11 : 0x1p-24);
-                            const double error = std::fabs(value - expected) / bound;
-                            if (!(error <= worst)) worst = std::isnan(value) ? INFINITY : error;
+                            const double error = std::fabs(value(first + band) - expected) / bound;
+                            if (!(error <= worst)) worst = std::isnan(error) ? INFINITY : error;
                         }
                     }
                 }
             }
         }
-        if (json)
+        if (json && std::isfinite(worst))
             std::printf("{\"check\": \"%s\", \"batch\": %d, \"error_over_bound\": %.4g}\n", version.name, batch, worst);
+        else if (json)
+            std::printf("{\"check\": \"%s\", \"batch\": %d, \"error_over_bound\": null}\n", version.name, batch);
         else
             std::printf("%-22s batch %d: error is %.2g of what is allowed\n", version.name, batch, worst);
         return worst <= 1.0;
     }
 
-    // Microseconds a launch takes: the median of `rounds`, each long enough for the clock, inputs rotating.
+    // Until clocks and caches are as they stay: by time, as a fixed number of short launches warms nothing up.
     template <typename Work>
-    static double microseconds(int sets, Work work) {
+    static void warm_up(int sets, Work work) {
+        const auto begin = Clock::now();
+        for (int i = 0; Clock::now() - begin < std::chrono::milliseconds(200); ++i) {
+            work(i % sets);
+            if (i % 16 == 15) require(cudaDeviceSynchronize(), "warming up");
+        }
+        require(cudaDeviceSynchronize(), "warming up");
+    }
+
+    // Microseconds from one launch to the next, back to back, inputs rotating: the median of 11 rounds, each of 5 ms or more.
+    template <typename Work>
+    static double back_to_back(int sets, Work work) {
+        warm_up(sets, work);
         cudaEvent_t begin, end;
         require(cudaEventCreate(&begin), "event");
         require(cudaEventCreate(&end), "event");
         std::vector<double> times;
         int repeats = std::max(sets, 16);
-        for (int round = 0; round < 13; ++round) {
+        for (int round = 0; round < 12; ++round) {
             require(cudaEventRecord(begin, nullptr), "event");
             for (int i = 0; i < repeats; ++i) work(i % sets);
             require(cudaEventRecord(end, nullptr), "event");
             require(cudaEventSynchronize(end), "the timed work");
             float milliseconds;
             require(cudaEventElapsedTime(&milliseconds, begin, end), "event");
-            if (round >= 2) times.push_back(1000.0 * milliseconds / repeats);
+            if (round > 0) times.push_back(1000.0 * milliseconds / repeats);
             if (round == 0 && milliseconds < 5.0f) repeats *= static_cast<int>(5.0f / std::max(milliseconds, 0.05f)) + 1;
         }
         cudaEventDestroy(begin);
@@ -354,48 +375,94 @@ struct Bench {
         return times[times.size() / 2];
     }
 
-    void time(const Version& version, int batch, bool int16, std::size_t l2) const {
-        const Problem problem = make_problem(std::min(batch, 16), false);
-        const std::size_t sample = int16 ? 2 : 4, clip_bytes = 480000 * sample;
-        const std::size_t values = static_cast<std::size_t>(frames()) * spec.n_mels;
-        const std::size_t bytes = batch * (clip_bytes + values * sample);
-        const int sets = static_cast<int>(std::min<std::size_t>(64, 3 * l2 / bytes + 2));
-        std::vector<float> floats(problem.pcm.size());
+    // Microseconds of the host's clock from before one launch until its end is known: median and 95th percentile of 401.
+    template <typename Work>
+    static std::pair<double, double> launch_to_done(int sets, Work work) {
+        warm_up(sets, work);
+        cudaEvent_t done;
+        require(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "event");
+        std::vector<double> times;
+        for (int i = 0; i < 401; ++i) {
+            const auto begin = Clock::now();
+            work(i % sets);
+            require(cudaEventRecord(done, nullptr), "event");
+            require(cudaEventSynchronize(done), "the timed work");
+            times.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
+        }
+        cudaEventDestroy(done);
+        std::sort(times.begin(), times.end());
+        return {times[times.size() / 2], times[times.size() * 95 / 100]};
+    }
+
+    // Every version on a batch of full clips. Its inputs and outputs rotate through more than twice the L2 cache.
+    void time(const Problem& problem, int batch, bool int16, std::size_t l2) const {
+        const char* types = int16 ? "int16 to fp16" : "fp32 to fp32";
+        const std::size_t sample = int16 ? 2 : 4, read = batch * 480000 * sample;
+        const std::size_t written = batch * sample * frames() * spec.n_mels, bytes = read + written;
+        const int sets = static_cast<int>(2 * l2 / bytes) + 1;
+        std::size_t free = 0, total = 0;
+        require(cudaMemGetInfo(&free, &total), "free memory");
+        const std::size_t needed = bytes * sets + sizeof(Clip) * batch, spare = std::size_t{64} << 20;
+        if (needed + spare > free) {
+            if (json)
+                std::printf("{\"types\": \"%s\", \"batch\": %d, \"not_run\": \"%zu MB of device memory are needed, %zu are "
+                            "free\"}\n", types, batch, (needed + spare) >> 20, free >> 20);
+            else
+                std::printf("%-22s %-13s batch %5d: not run, %zu MB of device memory are needed, %zu are free\n", "", types,
+                            batch, (needed + spare) >> 20, free >> 20);
+            return;
+        }
+        // What a copy of as many bytes takes, half of them read and half written.
+        double copied;
+        {
+            const std::size_t half = bytes / 2;
+            Memory from(half * sets), to(half * sets);
+            require(cudaMemset(from.address, 1, from.size), "memset");
+            copied = back_to_back(sets, [&](int set) {
+                require(cudaMemcpyAsync(static_cast<char*>(to.address) + set * half, static_cast<char*>(from.address) + set * half,
+                                        half, cudaMemcpyDeviceToDevice, nullptr),
+                        "copy");
+            });
+        }
+        std::vector<float> floats(int16 ? 0 : problem.pcm.size());
         for (std::size_t i = 0; i < floats.size(); ++i) floats[i] = problem.pcm[i] / 32768.0f;
         const void* samples = int16 ? static_cast<const void*>(problem.pcm.data()) : floats.data();
         std::vector<Clip> clips;
         for (int b = 0; b < batch; ++b) clips.push_back({480000LL * b, 480000});
-        Memory pcm(batch * clip_bytes * sets), out(batch * values * sample * sets), table(sizeof(Clip) * batch);
+        Memory pcm(read * sets), out(written * sets), table(sizeof(Clip) * batch);
         const std::size_t have = problem.pcm.size() * sample;
         for (std::size_t at = 0; at < pcm.size; at += have)
             require(cudaMemcpy(static_cast<char*>(pcm.address) + at, samples, std::min(have, pcm.size - at), cudaMemcpyHostToDevice), "copy");
         require(cudaMemcpy(table.address, clips.data(), table.size, cudaMemcpyHostToDevice), "copy");
-        const double took = microseconds(sets, [&](int set) {
-            launch(version, int16,
-                   arguments(int16, static_cast<char*>(pcm.address) + set * batch * clip_bytes, 480000LL * batch, table.address,
-                             static_cast<char*>(out.address) + set * batch * values * sample),
-                   batch);
-        });
-        // The same number of bytes read and written, half and half, by a copy.
-        const std::size_t half = bytes / 2;
-        Memory from(half * sets), to(half * sets);
-        require(cudaMemset(from.address, 1, from.size), "memset");
-        const double copied = microseconds(sets, [&](int set) {
-            require(cudaMemcpyAsync(static_cast<char*>(to.address) + set * half, static_cast<char*>(from.address) + set * half,
-                                    half, cudaMemcpyDeviceToDevice, nullptr),
-                    "copy");
-        });
-        const double bandwidth = bytes / took * 1e-3, ceiling = bytes / copied * 1e-3;
-        if (json)
-            std::printf("{\"version\": \"%s\", \"types\": \"%s\", \"batch\": %d, \"us\": %.4g, \"us_per_clip\": %.4g, "
-                        "\"gb_per_s\": %.4g, \"copy_gb_per_s\": %.4g, \"working_set_mb\": %.4g}\n",
-                        version.name, int16 ? "int16 to fp16" : "fp32 to fp32", batch, took, took / batch, bandwidth, ceiling,
-                        1e-6 * bytes * sets);
-        else
-            std::printf("%-22s %-13s batch %5d: %9.2f us, %8.3f us a clip, %7.1f GB/s, %5.1f %% of a copy's %.0f\n", version.name,
-                        int16 ? "int16 to fp16" : "fp32 to fp32", batch, took, took / batch, bandwidth,
-                        100.0 * bandwidth / ceiling, ceiling);
-        std::fflush(stdout);
+        for (const Version& version : kVersions) {
+            const auto work = [&](int set) {
+                launch(version, int16,
+                       arguments(int16, static_cast<char*>(pcm.address) + set * read, 480000LL * batch, table.address,
+                                 static_cast<char*>(out.address) + set * written),
+                       batch);
+            };
+            const double took = back_to_back(sets, work);
+            const double bandwidth = bytes / took * 1e-3, ceiling = bytes / copied * 1e-3;
+            if (json)
+                std::printf("{\"version\": \"%s\", \"types\": \"%s\", \"batch\": %d, \"measured\": \"back to back\", \"us\": %.4g, "
+                            "\"us_per_clip\": %.4g, \"gb_per_s\": %.4g, \"copy_gb_per_s\": %.4g, \"fraction_of_copy\": %.4g, "
+                            "\"working_set_mb\": %.4g}\n",
+                            version.name, types, batch, took, took / batch, bandwidth, ceiling, bandwidth / ceiling,
+                            1e-6 * bytes * sets);
+            else
+                std::printf("%-22s %-13s batch %5d: %9.2f us back to back, %8.3f us a clip, %7.1f GB/s, %5.1f %% of a copy's %.0f\n",
+                            version.name, types, batch, took, took / batch, bandwidth, 100.0 * bandwidth / ceiling, ceiling);
+            if (batch == 1) {
+                const auto [median, late] = launch_to_done(sets, work);
+                if (json)
+                    std::printf("{\"version\": \"%s\", \"types\": \"%s\", \"batch\": 1, \"measured\": \"launch to done\", "
+                                "\"us\": %.4g, \"us_p95\": %.4g}\n", version.name, types, median, late);
+                else
+                    std::printf("%-22s %-13s batch %5d: %9.2f us from launch to done, %.2f in 1 of 20\n", version.name, types, 1,
+                                median, late);
+            }
+            std::fflush(stdout);
+        }
     }
 };
 
@@ -403,7 +470,7 @@ struct Bench {
 
 int main(int count, char** arguments) {
     bool check_only = false, json = false;
-    std::vector<int> batches = {1, 8, 64, 256, 1024};
+    const int batches[] = {1, 8, 64, 256, 1024};
     for (int i = 1; i < count; ++i) {
         const std::string argument = arguments[i];
         if (argument == "--check") {
@@ -433,8 +500,8 @@ int main(int count, char** arguments) {
     int device = 0, l2 = 0;
     require(cudaGetDevice(&device), "device");
     require(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, device), "L2 size");
+    const Problem problem = make_problem(16, false);  // larger batches have it several times
     for (int batch : batches)
-        for (const Version& version : kVersions)
-            for (bool int16 : {true, false}) bench.time(version, batch, int16, l2);
+        for (bool int16 : {true, false}) bench.time(problem, batch, int16, l2);
     return 0;
 }

@@ -3,8 +3,9 @@
  *     python -m claprt_kernels.compile --library lib
  *     cc -Ilib log_mel.c -Llib -lclaprt_log_mel -lcudart -lm -o log_mel && LD_LIBRARY_PATH=lib ./log_mel 44100 2 < clip.pcm
  *
- * Reads at most ten seconds of interleaved int16 samples from standard input, of the rate and the channels given (without
- * them 48000 Hz, mono), and writes (1001, 64) decibels as text to standard output. */
+ * Reads at most ten seconds of interleaved int16 samples, of the rate and the channels given (without them 48000 Hz, mono),
+ * from the file that a third argument names, else from standard input, and writes (1001, 64) decibels as text to standard
+ * output. */
 
 #include <claprt_log_mel.h>
 #include <cuda_runtime.h>
@@ -18,6 +19,8 @@ static int fail(const char* what, const char* why) {
 
 int main(int count, char** arguments) {
     const int rate = count > 1 ? atoi(arguments[1]) : 48000, channels = count > 2 ? atoi(arguments[2]) : 1;
+    FILE* input = count > 3 ? fopen(arguments[3], "rb") : stdin;
+    if (input == NULL) return fail(arguments[3], "cannot be opened");
 
     claprt_log_mel_spec spec;
     claprt_log_mel_default_spec(&spec);
@@ -33,7 +36,8 @@ int main(int count, char** arguments) {
     int16_t* samples = malloc(bytes);
     float* decibels = malloc(values * sizeof *decibels);
     if (samples == NULL || decibels == NULL) return fail("memory", "out of it");
-    claprt_clip clip = {0, (int64_t)fread(samples, (size_t)channels * sizeof(int16_t), most, stdin)};
+    claprt_clip clip = {0, (int64_t)fread(samples, (size_t)channels * sizeof(int16_t), most, input)};
+    if (input != stdin) fclose(input);
 
     /* The PCM as it was read, mono at the model's rate, log-Mel. */
     void *pcm, *mono, *out;

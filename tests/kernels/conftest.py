@@ -29,22 +29,27 @@ def _build() -> None:
 
 
 @pytest.fixture(scope="session")
-def gpu() -> None:
-    """Skips where the kernels cannot be launched through Python."""
-    reason = why_unavailable()
-    if reason is not None:
-        pytest.skip(f"no GPU to run the kernels on: {reason}")
+def on_gpu() -> Callable[[str], str]:
+    """The name of a CUDA library, handed through where it can launch the kernels; skips where it cannot."""
+    reasons = {library: why_unavailable(library=library) for library in LIBRARIES}
+
+    def usable(library: str) -> str:
+        if reasons[library] is not None:
+            pytest.skip(f"no GPU to run the kernels on through {library}: {reasons[library]}")
+        return library
+
+    return usable
 
 
 @pytest.fixture(scope="session")
 def gpu_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """libclaprt_log_mel.so for the GPU of this machine. The tests' device memory is PyTorch's."""
-    import torch
-
+    """libclaprt_log_mel.so for the GPU that PyTorch, which gives the tests device memory, uses."""
+    torch = pytest.importorskip("torch", reason="no PyTorch, which gives the C library its device memory")
     if not torch.cuda.is_available():
         pytest.skip("no GPU to run the C library on: PyTorch, which gives it memory, sees none")
+    major, minor = torch.cuda.get_device_capability()
     try:
-        return kernel_files.compile_library(tmp_path_factory.mktemp("gpu_library"), "native")
+        return kernel_files.compile_library(tmp_path_factory.mktemp("gpu_library"), f"sm_{major}{minor}")
     except kernel_files.CompileError as error:
         pytest.skip(str(error))
 

@@ -70,6 +70,7 @@ class EmulatedLogMel:
         summand: ArrayLike = 0.0,
     ) -> NDArray[np.floating]:
         """The same with the clips given as they are given to the kernel."""
+        layout.check_spec(spec)  # what a GPU is not given is not run here either
         result = np.full((len(table), channels, spec.frames, spec.n_mels), np.nan, dtype=out)
         tables = layout.kernel_tables(spec, factor, summand)
         arguments = layout.kernel_arguments(
@@ -105,6 +106,21 @@ class EmulatedResampler:
         lengths = [resample.resampled_length(int(length), up, down) for length in table["length"]]
         table["out_offset"][1:] = np.cumsum(lengths)[:-1]
         out = np.full(sum(lengths), np.nan, dtype=np.float32)
+        self.run(pcm, table, in_rate, out_rate, channels, out)
+        return np.split(out, np.cumsum(lengths)[:-1])
+
+    def run(
+        self,
+        pcm: NDArray[np.generic],
+        clips: ArrayLike,
+        in_rate: int,
+        out_rate: int,
+        channels: int,
+        out: NDArray[np.float32],
+    ) -> None:
+        """The same with the clips given as they are given to the kernel: offset, length, and where the result goes."""
+        up, down = resample.ratio(in_rate, out_rate)
+        table = np.asarray(clips, dtype=resample.CLIP)
         taps = resample.filter_taps(up, down)
         arguments = resample.resample_arguments(
             up,
@@ -119,7 +135,7 @@ class EmulatedResampler:
             out_samples=out.size,
         )
         name = "resample_int16" if pcm.dtype == np.int16 else "resample_fp32"
-        blocks = -(-max(lengths) // resample.THREADS)
+        longest = resample.resampled_length(int(table["length"].max()), up, down)
+        blocks = -(-longest // resample.THREADS)
         address = ctypes.c_void_p(arguments.ctypes.data)
-        assert self._library.emulate(name.encode(), blocks, len(clips), resample.THREADS, address) == 0
-        return np.split(out, np.cumsum(lengths)[:-1])
+        assert self._library.emulate(name.encode(), blocks, len(table), resample.THREADS, address) == 0

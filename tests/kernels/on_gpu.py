@@ -60,8 +60,8 @@ class GpuLogMel:
 class GpuResampler:
     """`claprt_kernels.Resampler` on the first GPU."""
 
-    def __init__(self) -> None:
-        self.launcher = open_launcher()
+    def __init__(self, library: str = "auto") -> None:
+        self.launcher = open_launcher(library=library)
 
     def __call__(
         self, clips: Sequence[NDArray[np.generic]], in_rate: int, out_rate: int, channels: int = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import math
 import os
 import shutil
 import subprocess
@@ -12,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soxr
 from tests.kernels.emulated import EMULATION, FLAGS, SOURCES, EmulatedLogMel, EmulatedResampler, clip_table
 from tests.kernels.log_mel_cases import CLIP, as_float, assert_near, reference, sound, tolerance
 from tests.kernels.on_gpu_c import NORMS, PADDINGS, SCALES, TYPES, CResampler, CSpec, load
 from tests.specs import FUSED, UNFUSED
 
+from claprt_kernels import KernelSpecError, layout
 from claprt_kernels import compile as kernel_files
-from claprt_kernels import layout
 from claprt_kernels.reference import log_mel_reference
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "kernels" / "examples" / "log_mel.c"
@@ -102,6 +102,67 @@ def test_it_is_the_reference(api: Any, name: str, channels: int, out: Any) -> No
     api.claprt_log_mel_destroy(handle)
 
 
+def test_factor_and_summand(api: Any) -> None:
+    """One of each for every band, or one of them alone; the arrays are no longer needed when a handle has been made."""
+    wave, expected = sound("noise", CLIP), reference("noise", CLIP, UNFUSED)[None]
+    values = {"factor": np.linspace(0.5, 2.0, 64), "summand": np.linspace(-3.0, 40.0, 64)}
+    for names in (("factor", "summand"), ("factor",), ("summand",)):
+        given = {name: (ctypes.c_float * 64)(*values[name]) for name in names}
+        pointers: dict[str, Any] = {
+            name: ctypes.cast(array, ctypes.POINTER(ctypes.c_float)) for name, array in given.items()
+        }
+        status, handle = create(api, **pointers)
+        assert (status, message(api)) == (0, "")
+        for array in given.values():
+            array[:] = [math.nan] * 64
+        result = np.full((1, 1, 1001, 64), np.nan, dtype=np.float32)
+        assert run(api, handle, wave, clip_table([CLIP]), result) == 0
+        factor, summand = (
+            values["factor"] if "factor" in names else 1.0,
+            values["summand"] if "summand" in names else 0.0,
+        )
+        assert_near(result, expected * factor + summand, 2 * tolerance(expected) + 1e-5)
+        api.claprt_log_mel_destroy(handle)
+
+
+def test_runs_under_way_do_not_take_each_others_tables(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 runs that nobody has waited for, each with other clips and another result: there are 16 tables."""
+    monkeypatch.setenv("CLAPRT_EMULATED_DEFER", "1")
+    spec = dataclasses.replace(UNFUSED, clip_samples=2_048)
+    wave = sound("noise", CLIP)
+    status, handle = create(api, clip_samples=2_048)
+    assert status == 0
+    tables = [np.array([(1_000 * i, 2_048), (7_000 * i, 300 + i)], dtype=layout.CLIP) for i in range(40)]
+    results = [np.full((2, 1, spec.frames, 64), np.nan, dtype=np.float32) for _ in tables]
+    for table, result in zip(tables, results, strict=True):
+        given = table.copy()
+        assert run(api, handle, wave, given, result) == 0
+        given["offset"] = 0  # copied before the call returned
+    assert np.isnan(results[-1]).all()  # put off
+    api.claprt_log_mel_destroy(handle)  # waits
+    for table, result in zip(tables, results, strict=True):
+        waves = [as_float(wave[offset : offset + length]) for offset, length in table.tolist()]
+        expected = np.stack([log_mel_reference(clip, spec)[None] for clip in waves])
+        assert_near(result, expected, tolerance(expected))
+
+
+def test_resampler_runs_under_way_do_not_take_each_others_tables(
+    api: Any, emulation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wave = sound("noise", CLIP)
+    clips = [wave[1_000 * i : 1_100 * i + 100] for i in range(40)]
+    expected = EmulatedResampler(emulation)(clips, 24_000, 48_000)
+    monkeypatch.setenv("CLAPRT_EMULATED_DEFER", "1")
+    resampler = CResampler(api, 24_000)
+    results = [np.full(len(result), np.nan, dtype=np.float32) for result in expected]
+    for i, result in enumerate(results):
+        assert resampler.run(wave, [(1_000 * i, len(clips[i]))], result) == 0
+    assert np.isnan(results[-1]).all()
+    resampler.close()
+    for result, right in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, right, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -127,25 +188,74 @@ def test_tables_are_those_of_python(api: Any, emulation: Path, changes: dict[str
     api.claprt_log_mel_destroy(handle)
 
 
+WORDS = {"mel_scale": SCALES, "mel_norm": NORMS, "padding": PADDINGS}
+
+
+def in_c(**fields: Any) -> dict[str, Any]:
+    """Fields of a Python specification as C has them; 7 is a word that there is not."""
+    numbers = {
+        name: WORDS[name].index(value) if value in WORDS[name] else 7 for name, value in fields.items() if name in WORDS
+    }
+    return fields | numbers
+
+
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("field", "value", "supported"),
     [
-        ({"n_fft": 2048}, "does not support n_fft = 2048; it supports 1024"),
-        ({"hop_length": 0}, "hop_length = 0"),
-        ({"clip_samples": 512}, "clip_samples = 512"),
-        ({"n_mels": 0}, "n_mels = 0"),
-        ({"f_min": float("nan")}, "f_min = nan"),
-        ({"f_max": 30_000.0}, "f_max = 30000"),
-        ({"log_floor": 0.0}, "log_floor = 0"),
-        ({"mel_scale": 7}, "mel_scale = 7"),
-        ({"padding": 3}, "padding = 3"),
-        ({"channels": 2}, "channels = 2"),
+        ("n_fft", 2048, "1024"),
+        *(("sampling_rate", value, "1") for value in (0, -1)),
+        *(("hop_length", value, "1") for value in (0, -1, 480_001)),
+        *(("clip_samples", value, "513") for value in (0, 512, 2**31 - 1024, 2**31 - 1)),
+        *(("n_mels", value, "1") for value in (0, -1, 1025)),
+        *(("f_min", value, "0") for value in (math.nan, math.inf, -1.0, 14_000.0, 20_000.0)),
+        *(("f_max", value, "f_min") for value in (24_000.5, 60_000.0, math.inf)),
+        *(("f_max", value, "0") for value in (math.nan, 50.0, 0.0)),
+        *(("log_floor", value, "1e-30") for value in (0.0, -1.0, 1e-31, 1e31, math.nan, math.inf)),
+        ("mel_scale", "kaldi", ""),
+        ("mel_norm", "foo", ""),
+        ("padding", "mirror", ""),
     ],
 )
-def test_specifications_that_are_refused(api: Any, fields: dict[str, Any], words: str) -> None:
-    status, handle = create(api, **fields)
+def test_specifications_that_are_refused(api: Any, field: str, value: Any, supported: str) -> None:
+    """By Python and by C: the field, its value, and what there is. An f_max below f_min is f_min's fault."""
+    named = "f_min" if field == "f_max" and supported == "0" else field
+    with pytest.raises(KernelSpecError) as caught:
+        layout.check_spec(dataclasses.replace(UNFUSED, **{field: value}))
+    given = repr(50.0 if named != field else value)
+    assert f"does not support {named} = {given}; it supports {supported}" in str(caught.value)
+    (c_value,) = in_c(**{field: value}).values()
+    status, handle = create(api, **{field: c_value})
     assert (status, handle.value) == (1, None)
-    assert words in message(api)
+    given = f"{50.0 if named != field else c_value:.17g}"
+    assert f"does not support {named} = {given}; it supports {supported}" in message(api)
+
+
+def test_channels_that_are_refused(api: Any) -> None:
+    assert create(api, channels=2)[0] == 1
+    assert "does not support channels = 2; it supports 1, and 4 for fusion" in message(api)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"clip_samples": 513, "hop_length": 513},
+        {"clip_samples": 2**31 - 1025},
+        {"n_mels": 1024, "f_min": 0.0, "f_max": 24_000.0},
+        {"n_mels": 1},
+        {"sampling_rate": 1, "f_min": 0.0, "f_max": 0.5},
+        {"sampling_rate": 2**31 - 1},
+        {"log_floor": 1e-30},
+        {"log_floor": 1e30},
+        {"mel_scale": "htk", "mel_norm": "none", "padding": "pad"},
+    ],
+    ids=str,
+)
+def test_specifications_that_are_not_refused(api: Any, fields: dict[str, Any]) -> None:
+    """By neither, at the ends of what is supported."""
+    layout.check_spec(dataclasses.replace(UNFUSED, **fields))
+    status, handle = create(api, **in_c(**fields))
+    assert (status, message(api)) == (0, "")
+    api.claprt_log_mel_destroy(handle)
 
 
 def test_arguments_that_are_refused(api: Any) -> None:
@@ -314,6 +424,7 @@ def test_example_runs(emulated_library: Path, tmp_path: Path) -> None:
     result = np.loadtxt(done.stdout.decode().splitlines(), dtype=np.float32)
     expected = reference("noise", wave.size, UNFUSED)[0]
     assert_near(result, expected, tolerance(expected) + 1e-6)
+    soxr = pytest.importorskip("soxr", reason="no soxr to resample the same sound with")
     stereo = np.stack([sound("noise", 88_200), sound("chirps", 88_200)], axis=1)
     done = run(stereo.tobytes(), "44100", "2")
     result = np.loadtxt(done.stdout.decode().splitlines(), dtype=np.float32)
@@ -323,7 +434,10 @@ def test_example_runs(emulated_library: Path, tmp_path: Path) -> None:
     heard = expected > expected.max() - 60
     heard[:, 58:] = False
     assert np.median(np.abs(result - expected)[heard]) < 2e-3
+    (tmp_path / "stereo.pcm").write_bytes(stereo.tobytes())
+    assert run(b"", "44100", "2", str(tmp_path / "stereo.pcm")).stdout == done.stdout
     for pcm, arguments, words in (
+        (b"", ["48000", "1", str(tmp_path / "nothing.pcm")], b"nothing.pcm: cannot be opened"),
         (b"", [], b"clip 0 has 0 frames"),
         (b"12", ["44101", "1"], b"does not resample 44101"),
         (b"12", ["48000", "0"], b"channels is 0"),
@@ -366,16 +480,3 @@ def test_example_links_with_the_real_library(real_library: Path, tmp_path: Path)
     done = subprocess.run([str(program)], input=bytes(2_000), capture_output=True, check=False, env=env)
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: create: cudaGetDevice")
-
-
-def test_ladder_is_right(tmp_path: Path) -> None:
-    """Every version that is kept for comparison computes the same, or its times would mean nothing."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no g++ to compile the ladder with")
-    source = Path(__file__).resolve().parents[2] / "kernels" / "dev" / "ladder.cu"
-    flags = (*FLAGS, "-Werror", "-pthread", f"-I{EMULATION}", f"-I{SOURCES}", "-x", "c++")
-    subprocess.run([compiler, *flags, str(source), "-o", str(tmp_path / "ladder")], check=True)
-    done = subprocess.run([str(tmp_path / "ladder"), "--check"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 6

@@ -13,29 +13,41 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.kernels.emulated import EMULATION, FLAGS, INCLUDES, SOURCES, EmulatedLogMel, compile_emulated
+from tests.kernels.emulated import (
+    EMULATION,
+    FLAGS,
+    INCLUDES,
+    SOURCES,
+    EmulatedLogMel,
+    EmulatedResampler,
+    compile_emulated,
+)
 from tests.kernels.log_mel_cases import CLIP, assert_near, reference, sound, tolerance
+from tests.kernels.test_resample_kernel import by_definition
 from tests.specs import UNFUSED
+
+from claprt_kernels import resample
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One occurrence of a text in log_mel.cuh, replaced; or every one."""
+    """One occurrence of a text in a file of csrc, replaced; or every one."""
 
     old: str
     new: str
     number: int | None = 0
+    file: str = "log_mel.cuh"
 
     def plant(self, folder: Path) -> Path:
         """A copy of csrc with the fault."""
         copy = folder / "csrc"
         shutil.copytree(SOURCES, copy)
-        source = (copy / "log_mel.cuh").read_text(encoding="utf-8")
+        source = (copy / self.file).read_text(encoding="utf-8")
         places = [match.start() for match in re.finditer(re.escape(self.old), source)]
         assert len(places) > (self.number or 0), f"{self.old!r} is not in the source any more"
         for at in reversed(places if self.number is None else [places[self.number]]):
             source = source[:at] + self.new + source[at + len(self.old) :]
-        (copy / "log_mel.cuh").write_text(source, encoding="utf-8")
+        (copy / self.file).write_text(source, encoding="utf-8")
         return copy
 
 
@@ -45,12 +57,20 @@ SOUND = Fault("", "")  # the source as it is
 RACES = [
     *(Fault("__syncwarp();", "", number) for number in (0, 1, 2, 4, 5)),
     Fault("exchange[33 * l + lane]", "exchange[34 * l + lane]"),  # a warp in the memory of another
+    Fault("__syncthreads();", "", file="resample.cuh"),
+    Fault("    x[i] = sum", "    x[i / 2] = sum", file="resample.cuh"),  # two threads write one value
 ]
 OUT_OF_BOUNDS = [
     Fault("samples + begin + lane", "samples + begin + lane + 600"),
     Fault("value(samples + position)", "value(samples + position + 1)"),
     Fault("const long long size = a.channels * channel_size;", "const long long size = a.channels * channel_size + 1;"),
     Fault("if (both) store", "if (both || true) store"),
+    Fault("frame < clip.length)", "frame <= clip.length)", file="resample.cuh"),
+    Fault("frame >= 0 && ", "", file="resample.cuh"),
+    Fault("a.channels + channel]", "a.channels + channel + 1]", file="resample.cuh"),
+    Fault("out[clip.out_offset + n]", "out[clip.out_offset + n + 1]", file="resample.cuh"),
+    Fault("t < a.tap_count", "t <= a.tap_count", file="resample.cuh"),
+    Fault("kResampleSpan = 3072", "kResampleSpan = 384", file="resample.cuh"),
 ]
 WRONG = [
     Fault("__syncwarp();", ""),
@@ -64,6 +84,18 @@ WRONG = [
     Fault("fmaf(ar, ar, ai * ai), fmaf(br, br, bi * bi)", "fmaf(br, br, bi * bi), fmaf(ar, ar, ai * ai)"),
     Fault("static_cast<int>(total) / static_cast<int>(length) *", "0 *"),
     Fault("bi = here.x - there.x", "bi = here.x + there.x"),
+    Fault("__syncthreads();", "", file="resample.cuh"),
+    Fault("+ a.tap_count / 2 - begin) + 1", "- begin) + 1", file="resample.cuh"),  # half of the last thread's samples
+    Fault("- a.tap_count / 2 + 1 - begin", "- a.tap_count / 2 - begin", file="resample.cuh"),
+    Fault("position % a.up", "(position + 1) % a.up", file="resample.cuh"),
+    Fault("frame = begin + i;", "frame = begin + i + 1;", file="resample.cuh"),
+    Fault("tap + t * a.up", "tap + t * a.down", file="resample.cuh"),
+    Fault("sum * a.gain", "sum", file="resample.cuh"),
+    Fault(
+        "<= 0 || clip.length > a.pcm_frames - clip.offset",
+        "<= 0 || clip.length >= a.pcm_frames - clip.offset",
+        file="resample.cuh",
+    ),
 ]
 Sanitized = Callable[[str, Fault], "subprocess.CompletedProcess[str]"]
 IsRight = Callable[[Fault], bool]
@@ -85,7 +117,10 @@ def sanitize(folder: Path, sanitizer: str, fault: Fault) -> subprocess.Completed
 
 def is_right(folder: Path, fault: Fault) -> bool:
     """Whether the kernels with a fault compute the reference."""
-    log_mel = EmulatedLogMel(compile_emulated(folder / "log_mel.so", "-w", sources=fault.plant(folder)))
+    library = compile_emulated(folder / "kernels.so", "-w", sources=fault.plant(folder))
+    if fault.file == "resample.cuh":
+        return resamples_right(library)
+    log_mel = EmulatedLogMel(library)
     for signal, length in (("noise", CLIP), ("chirps", 158_400)):
         expected = reference(signal, length, UNFUSED)[None]
         try:
@@ -93,6 +128,18 @@ def is_right(folder: Path, fault: Fault) -> bool:
         except AssertionError:
             return False
     return True
+
+
+def resamples_right(library: Path) -> bool:
+    """Whether two stereo clips of 44.1 kHz become what the formula says."""
+    random = np.random.default_rng(0)
+    clips = [random.standard_normal((length, 2)).astype(np.float32) for length in (300, 701)]
+    up, down = resample.ratio(44_100, 48_000)
+    found = EmulatedResampler(library)(clips, 44_100, 48_000, 2)
+    expected = [
+        by_definition(clip.mean(axis=1, dtype=np.float64), up, down, resample.filter_taps(up, down)) for clip in clips
+    ]
+    return all(np.allclose(ours, right, rtol=0, atol=2e-6) for ours, right in zip(found, expected, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +178,7 @@ def test_sanitizers_find_nothing(sanitized: Sanitized, sanitizer: str) -> None:
 def test_a_missing_barrier_is_a_data_race(sanitized: Sanitized, fault: Fault) -> None:
     done = sanitized("thread", fault)
     assert "data race" in done.stderr
-    assert "log_mel.cuh" in done.stderr
+    assert fault.file in done.stderr
     assert done.returncode != 0
 
 
@@ -140,6 +187,10 @@ def test_an_access_out_of_bounds_is_found(sanitized: Sanitized, fault: Fault) ->
     done = sanitized("address,undefined", fault)
     assert "overflow" in done.stderr or "out of bounds" in done.stderr
     assert done.returncode != 0
+
+
+def test_the_source_without_a_fault_is_right(emulation: Path) -> None:
+    assert resamples_right(emulation)
 
 
 @pytest.mark.parametrize("fault", WRONG, ids=str)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soxr
 from tests.kernels.fake_cuda.pycuda_env import FakeCuda
 from tests.kernels.launchers import Sample, launcher, synchronize, to_device, to_host
 from tests.kernels.log_mel_cases import CLIP, as_float, assert_near, reference, sound, tolerance
@@ -27,6 +26,7 @@ from claprt_kernels import (
     KernelSpecError,
     LogMel,
     Resampler,
+    device_array,
     layout,
     log_mel_reference,
 )
@@ -76,6 +76,23 @@ def test_arrays_and_streams(run: Run) -> None:
     run(takes_arrays_and_streams, FAKE_CUDA_DEFER="1")
 
 
+def test_an_array_whose_interface_cannot_be_had() -> None:
+    """As PyTorch's tensors, where they require grad or are on a CPU."""
+
+    class RequiresGrad:
+        @property
+        def __cuda_array_interface__(self) -> dict[str, Any]:
+            raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad.")
+
+    for name in ("pcm", "out"):
+        with pytest.raises(KernelInputError, match=rf"{name} is RequiresGrad, .*that requires grad"):
+            device_array.array(RequiresGrad(), name)
+    torch = pytest.importorskip("torch", reason="no PyTorch, whose tensors these are")
+    for tensor in (torch.zeros(3), torch.zeros(3, requires_grad=True), torch.zeros(3).to_sparse()):
+        with pytest.raises(KernelInputError, match="pcm is Tensor"):
+            device_array.array(tensor, "pcm")
+
+
 def does_not_wait() -> None:
     fake = FakeCuda()
     sample = Sample()
@@ -98,6 +115,34 @@ def does_not_wait() -> None:
 def test_a_call_allocates_nothing_and_waits_for_nothing(run: Run) -> None:
     """The driver puts all work off until somebody waits: fifteen launches would otherwise have run."""
     run(does_not_wait, FAKE_CUDA_DEFER="1")
+
+
+def keeps_tables_apart() -> None:
+    """40 calls under way at once, each with other clips and another place for its result: the ring has 16 tables."""
+    gpu = launcher()
+    spec = dataclasses.replace(UNFUSED, clip_samples=2_048)
+    log_mel = LogMel(spec, launcher=gpu, max_batch=2)
+    wave = sound("noise", CLIP)
+    pcm = to_device(gpu, wave)
+    clips = [[(1_000 * call, 2_048), (7_000 * call, 300 + call)] for call in range(40)]
+    out = np.full((40, *log_mel.shape(2)), np.nan, dtype=np.float32)
+    target = to_device(gpu, out)
+    streams = [gpu.stream(), gpu.stream(), gpu.stream()]
+    synchronize(gpu)
+    for call, pairs in enumerate(clips):
+        types: dict[str, Any] = {"pcm_samples": CLIP, "pcm_dtype": np.int16, "out_dtype": np.float32}
+        log_mel(pcm, pairs, out=target + call * out[0].nbytes, stream=streams[call % 3], **types)
+    for stream in streams:
+        synchronize(gpu, stream)
+    out = to_host(gpu, target, out)
+    for found, pairs in zip(out, clips, strict=True):
+        waves = [as_float(wave[offset : offset + length]) for offset, length in pairs]
+        expected = np.stack([log_mel_reference(clip, spec)[None] for clip in waves])
+        assert_near(found, expected, tolerance(expected))
+
+
+def test_calls_under_way_do_not_take_each_others_tables(run: Run) -> None:
+    run(keeps_tables_apart, FAKE_CUDA_DEFER="1")
 
 
 def refuses() -> None:
@@ -184,6 +229,8 @@ def test_swapped_arguments_are_found(run_bindings: Run, swap: str) -> None:
 
 def resamples_before() -> None:
     """Stereo at 24 kHz and int16, as a service has it, to log-Mel: two launches on one stream, nothing on the host."""
+    import soxr
+
     gpu = launcher()
     stereo = np.stack([sound("noise", CLIP // 2), sound("square", CLIP // 2)], axis=1)
     clips = [(0, 100_000), (100_000, 140_000)]
@@ -232,6 +279,7 @@ def resamples_before() -> None:
 
 
 def test_resampling_before_it(run: Run) -> None:
+    pytest.importorskip("soxr", reason="no soxr to resample the same sound with")
     run(resamples_before, FAKE_CUDA_DEFER="1")
 
 
@@ -261,9 +309,9 @@ def test_several_threads(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("n_fft", 2048), ("hop_length", 0), ("clip_samples", 512), ("n_mels", 2000), ("log_floor", 0.0)],
+    [("n_fft", 2048), ("hop_length", 0), ("clip_samples", 512), ("f_max", 60_000.0), ("mel_scale", "kaldi")],
 )
 def test_specifications_that_the_kernel_does_not_compute(field: str, value: Any) -> None:
-    with pytest.raises(KernelSpecError, match=rf"does not support {field} = {value}") as caught:
+    with pytest.raises(KernelSpecError, match=rf"does not support {field} = {value!r}") as caught:
         LogMel(dataclasses.replace(UNFUSED, **{field: value}))
     assert isinstance(caught.value, ClaprtError)

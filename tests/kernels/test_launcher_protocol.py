@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.kernels.fake_cuda.pycuda_env import FakeCuda
-from tests.kernels.launchers import launcher, synchronize, to_device, to_host
+from tests.kernels.launchers import Sample, launcher, synchronize, to_device, to_host
 from tests.specs import UNFUSED
 
 import claprt_kernels
@@ -107,6 +108,46 @@ def has_streams() -> None:
 
 def test_streams(run: Run) -> None:
     run(has_streams, FAKE_CUDA_DEFER="1")
+
+
+def takes_its_own_streams() -> None:
+    """PyCUDA cannot wrap others: what to do is said at once, by whatever takes a stream."""
+    gpu = launcher()
+    cuda = importlib.import_module("pycuda.driver")
+    stream, event, memory = gpu.stream(), gpu.event(), gpu.pinned(8)
+    address = gpu.alloc(8)
+    with gpu.current():
+        own = cuda.Stream()
+        for given in (None, stream, own):
+            gpu.copy(address, memory, given)
+            gpu.record(event, given)
+            assert gpu.handle(given) == (0 if given is None else int(getattr(given, "thing", given).handle))
+        del own, given
+    zeros = np.zeros((), claprt_kernels.resample.ARGUMENTS)
+    function = gpu.function(claprt_kernels.fatbin.fatbin(), "resample_int16")
+    sample = Sample()
+    foreign = gpu.handle(stream)
+    for wrong in (foreign, "stream", object()):
+        calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
+            (gpu.copy, (address, memory)),
+            (gpu.copy_back, (memory, address)),
+            (gpu.launch, (function, (1, 1), 256, zeros)),
+            (gpu.record, (event,)),
+            (gpu.handle, ()),
+            (lambda stream: sample(stream=stream), ()),
+        ]
+        for call, arguments in calls:
+            with pytest.raises(
+                KernelInputError, match=rf"stream is {type(wrong).__name__} .*pass None, .*cuda-bindings"
+            ):
+                call(*arguments, wrong)
+    for _ in range(20):  # the tables of what was refused are free
+        sample()
+    sample.check()
+
+
+def test_pycuda_takes_its_own_streams(run_pycuda: Run) -> None:
+    run_pycuda(takes_its_own_streams)
 
 
 def runs_out_of_memory() -> None:
@@ -225,6 +266,40 @@ def is_available() -> None:
 
 def test_availability(run_bindings: Run) -> None:
     run_bindings(is_available)
+
+
+def does_not_load() -> None:
+    """The device is there, and a library; the kernels are not for it."""
+    library = os.environ["CLAPRT_TEST_LAUNCHER"]
+    if "FAKE_CUDA_CC" not in os.environ:
+        os.environ["FAKE_CUDA_FAIL"] = f"cuModuleLoadData{'Ex' if library == 'pycuda' else ''}:1:222"
+    reason = str(claprt_kernels.why_unavailable(library=library))
+    assert re.fullmatch(os.environ["REASON"], reason), reason
+    again = claprt_kernels.is_available(library=library)
+    assert again is (os.environ.get("FAKE_CUDA_CC") is None)  # a call that fails once does not fail again
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"FAKE_CUDA_CC": "7.0"}, r"capability 7\.0, .*no binary for gpu; they are for 7\.5 and newer: .*compile.*"),
+        ({}, r"capability 9\.0, .*unsupported ptx version; .*update the driver.*"),
+    ],
+    ids=["too old a GPU", "too old a driver"],
+)
+def test_a_device_that_the_kernels_are_not_for(run: Run, settings: dict[str, str], reason: str) -> None:
+    begin = r"the kernels of this package do not load on Fake CUDA device \(CPU\) \(compute "
+    run(does_not_load, REASON=begin + reason, **settings)
+
+
+def loads() -> None:
+    assert claprt_kernels.why_unavailable(library=os.environ["CLAPRT_TEST_LAUNCHER"]) is None
+
+
+@pytest.mark.parametrize("capability", ["7.5", "8.9", "9.0", "12.1", "19.0"])
+def test_devices_that_the_kernels_are_for(run_bindings: Run, capability: str) -> None:
+    """With machine code, and, newer than any, through PTX."""
+    run_bindings(loads, FAKE_CUDA_CC=capability)
 
 
 def cannot_start() -> None:

@@ -8,14 +8,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.specs import FUSED, UNFUSED
-from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 import claprt
 from claprt_kernels.reference import log_mel_reference, mel_bank_reference, padded_reference
+
+
+def transformers_audio() -> Any:
+    return pytest.importorskip("transformers.audio_utils", reason="no transformers to compare the oracle with")
 
 
 @pytest.mark.parametrize("norm", ["none", "slaney"])
@@ -31,7 +35,7 @@ def test_bank_is_that_of_transformers(scale: str, norm: str, rate: int, n_fft: i
         n_mels=n_mels,
         f_min=f_min,
     )
-    theirs = mel_filter_bank(
+    theirs = transformers_audio().mel_filter_bank(
         n_fft // 2 + 1, n_mels, f_min, spec.f_max, rate, norm=None if norm == "none" else norm, mel_scale=scale
     )
     np.testing.assert_allclose(mel_bank_reference(spec), theirs, rtol=0, atol=1e-12)
@@ -40,13 +44,14 @@ def test_bank_is_that_of_transformers(scale: str, norm: str, rate: int, n_fft: i
 @pytest.mark.parametrize("samples", [480_000, 480_001, 481_000])
 def test_spectrogram_is_that_of_transformers(samples: int) -> None:
     wave = (np.random.default_rng(samples).standard_normal(samples) * 0.1).astype(np.float32)
-    theirs = spectrogram(
+    audio = transformers_audio()
+    theirs = audio.spectrogram(
         wave,
-        window_function(1024, "hann"),
+        audio.window_function(1024, "hann"),
         frame_length=1024,
         hop_length=480,
         power=2.0,
-        mel_filters=mel_filter_bank(513, 64, 50.0, 14_000.0, 48_000, "slaney", "slaney"),
+        mel_filters=audio.mel_filter_bank(513, 64, 50.0, 14_000.0, 48_000, "slaney", "slaney"),
         log_mel="dB",
     ).T
     ours = log_mel_reference(wave, UNFUSED)

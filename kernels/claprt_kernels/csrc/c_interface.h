@@ -51,7 +51,6 @@ struct NamedKernel {
 
 template <typename Arguments>
 claprt_status launch(const NamedKernel<Arguments>& found, dim3 grid, int threads, Arguments arguments, cudaStream_t stream) {
-    cudaGetLastError();  // of whoever called CUDA before: not this launch's
     void* parameters[] = {&arguments};
     const cudaError_t error = cudaLaunchKernel(found.kernel, grid, dim3(threads), parameters, 0, stream);
     return error == cudaSuccess ? CLAPRT_OK : launch_failed(error, found.name, grid, threads);

@@ -87,8 +87,8 @@ claprt_status check_spec(const claprt_log_mel_spec& spec) {
                     supported);
     };
     if (spec.n_fft != kFft) return refuse("n_fft", spec.n_fft, "1024");
-    if (spec.sampling_rate < 1) return refuse("sampling_rate", spec.sampling_rate, "1 and more");
-    if (spec.clip_samples <= kFft / 2 || spec.clip_samples >= INT32_MAX - kFft)
+    if (spec.sampling_rate < 1) return refuse("sampling_rate", spec.sampling_rate, "1 ... 2^31 - 1");
+    if (spec.clip_samples <= kFft / 2 || spec.clip_samples > INT32_MAX - kFft)
         return refuse("clip_samples", spec.clip_samples, "513 ... 2^31 - 1025");
     if (spec.hop_length < 1 || spec.hop_length > spec.clip_samples)
         return refuse("hop_length", spec.hop_length, "1 ... clip_samples");

@@ -137,9 +137,10 @@ __device__ __forceinline__ void fft1024(float2 (&z)[32], const float2* twiddles,
 #pragma unroll
     for (int p = 0; p < 32; ++p) {
         const float2 value = z[reversed(p)];
+        turned[p] = value;
+        if (p == 0) continue;  // by a turn of 0
         const float2 w = __ldg(twiddles + 32 * p + lane);
-        turned[p] = p == 0 ? value
-                           : make_float2(fmaf(-w.y, value.y, w.x * value.x), fmaf(w.y, value.x, w.x * value.y));
+        turned[p] = make_float2(fmaf(-w.y, value.y, w.x * value.x), fmaf(w.y, value.x, w.x * value.y));
     }
     // Lane l has row l of a matrix and needs column l. Rows are 33 floats apart, so that writing a column of it and
     // reading a row both touch all 32 banks. Real and imaginary parts take turns in the same memory.
@@ -274,7 +275,7 @@ __device__ __forceinline__ void store(__half* out, float value) { *out = __float
 // them are not computed.
 template <typename Sample, typename Out, int Groups>
 __device__ __forceinline__ void log_mel(const LogMelArguments& a) {
-    __shared__ float shared[kWarps * kExchange];
+    __shared__ __align__(16) float shared[kWarps * kExchange];  // the powers in it are float2
     const int lane = threadIdx.x % kWarp;
     float* exchange = shared + threadIdx.x / kWarp * kExchange;
 

@@ -35,6 +35,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #ifdef CLAPRT_THREADS
 #define __shared__ static
 #else

@@ -20,11 +20,36 @@ struct CUfunc_st {
 namespace fake {
 namespace {
 
+// Whether a fatbin has code for this device: machine code of its generation, not newer, or PTX, not newer. One without
+// entries, as tests write it, is for every device.
+bool has_code(const char* image) {
+    int major, minor;
+    compute_capability(&major, &minor);
+    const auto read = [&](size_t at, auto value) {
+        memcpy(&value, image + at, sizeof value);
+        return value;
+    };
+    // A header, of the size at 6, says at 8 how many bytes of entries follow. An entry has its kind (1: PTX, 2: machine
+    // code), at 4 its header's size, at 8 that of what follows, at 28 its generation.
+    size_t at = read(6, uint16_t{});
+    const size_t end = at + read(8, uint64_t{});
+    bool found = at == end;
+    while (at < end && !found) {
+        const int kind = read(at, uint16_t{}), target = int(read(at + 28, uint32_t{}));
+        if (kind == 1) found = target <= 10 * major + minor;
+        if (kind == 2) found = target / 10 == major && target % 10 <= minor;
+        at += read(at + 4, uint32_t{}) + read(at + 8, uint64_t{});
+    }
+    return found;
+}
+
 CUresult load(CUmodule* module, const void* data) {
     const auto* image = static_cast<const char*>(data);
     const bool binary = image && (!memcmp(image, "\x50\xED\x55\xBA", 4) || !memcmp(image, "\x7F" "ELF", 4));
     const bool ptx = image && (!strncmp(image, "//", 2) || !strncmp(image, ".version", 8));
     REQUIRE(module && (binary || ptx), CUDA_ERROR_INVALID_IMAGE, "neither a fatbin nor a cubin nor PTX");
+    const bool fatbin = !memcmp(image, "\x50\xED\x55\xBA", 4);
+    REQUIRE(!fatbin || has_code(image), CUDA_ERROR_NO_BINARY_FOR_GPU, "the fatbin has no code for this device");
     const char* path = getenv("FAKE_CUDA_KERNELS");
     if (path && !state.kernels) {
         state.kernels = dlopen(path, RTLD_NOW | RTLD_LOCAL);
