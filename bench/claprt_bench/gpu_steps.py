@@ -23,6 +23,7 @@ from claprt_bench.gpu_task import ROOT, NotRunError, Row, Settings, Task, has, n
 from claprt_kernels import compile as kernel_files
 
 _LADDER = ROOT / "kernels" / "dev" / "ladder.cu"
+_EVERY_KERNEL = ROOT / "kernels" / "dev" / "every_kernel.cu"
 _EXAMPLE = ROOT / "kernels" / "examples" / "log_mel.c"
 _EXAMPLE_ARGUMENTS = ("44100", "2")  # rate and channels of `_pcm`
 _PARITY = ("tests/kernels/test_log_mel_kernel.py", "tests/kernels/test_resample_kernel.py")
@@ -63,11 +64,11 @@ def _resources(task: Task) -> list[dict[str, int | str]]:
 
 
 def _ladder_check(task: Task) -> list[Any]:
-    return _lines(_run([_ladder(task), "--check", "--json"]))
+    return _lines(_run([_program(task, _LADDER), "--check", "--json"]))
 
 
 def _ladder_times(task: Task) -> list[Any]:
-    program = _ladder(task)
+    program = _program(task, _LADDER)
     _run([program, "--check", "--json"])
     return _lines(_run([program, "--json"]))
 
@@ -80,11 +81,18 @@ def _library(task: Task) -> str:
 
 
 def _sanitize(tool: str, library: bool, task: Task) -> str:
-    sanitizer = shutil.which("compute-sanitizer")
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which(
+        "compute-sanitizer", path=str(kernel_files.cuda_root(kernel_files.find_nvcc()) / "bin")
+    )
     if sanitizer is None:
         raise NotRunError("compute-sanitizer was not found")
-    program: list[Any] = [_example(task), *_EXAMPLE_ARGUMENTS] if library else [_ladder(task), "--check"]
-    return sanitized(_run([sanitizer, "--tool", tool, "--error-exitcode", "99", *program], _pcm() if library else None))
+    if not library:
+        return sanitized(_run([sanitizer, "--tool", tool, "--error-exitcode", "99", _program(task, _EVERY_KERNEL)]))
+    with tempfile.NamedTemporaryFile() as pcm:  # a sanitizer may keep what it is given for itself
+        pcm.write(_pcm())
+        pcm.flush()
+        program = [_example(task), *_EXAMPLE_ARGUMENTS, pcm.name]
+        return sanitized(_run([sanitizer, "--tool", tool, "--error-exitcode", "99", *program]))
 
 
 def sanitized(said: str) -> str:
@@ -102,21 +110,22 @@ def sanitized(said: str) -> str:
     return summary[-1]
 
 
-def _parity(task: Task) -> Row:
-    """The Python path: the fatbin as it is shipped, through cuda-bindings or PyCUDA."""
-    need("pytest", "soundfile", "soxr")
-    packages = (("cuda.bindings.driver", "cuda-bindings"), ("pycuda", "pycuda"))
-    names = [package for module, package in packages if has(module)]
-    if not names:
-        raise NotRunError("neither cuda-bindings nor PyCUDA is installed: the fatbin was not run")
+def _every_kernel(task: Task) -> list[Any]:
+    return _lines(_run([_program(task, _EVERY_KERNEL)]))
+
+
+def _parity(library: str, module: str, task: Task) -> Row:
+    """The Python path: the fatbin as it is shipped, through one library."""
+    need("pytest")
+    if not has(module):
+        raise NotRunError(f"{library} is not installed")
     made = _fatbin(task)  # it must be there: tests would skip without it
-    launcher = f"{names[0]} {importlib.metadata.version(names[0])}"
-    return {"launcher": launcher, "fatbin": made["sha256"], **_tests("cuda")}
+    return {"launcher": f"{library} {importlib.metadata.version(library)}", "fatbin": made["sha256"], **_tests(library)}
 
 
 def _parity_library(task: Task) -> Row:
     """The C library, compiled here; its tests take device memory from PyTorch."""
-    need("pytest", "soundfile", "soxr")
+    need("pytest")
     need_torch_gpu()
     return {"launcher": "C library", **_tests("cuda_c")}
 
@@ -130,10 +139,9 @@ def _towers(task: Task) -> Row:
 
 def _tests(parameter: str) -> Row:
     """Run the parity tests with one implementation. None of them may skip."""
-    wanted = parameter if parameter == "cuda_c" else f"{parameter} and not cuda_c"
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *_PARITY, "-k", wanted]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *_PARITY, "-k", parameter]
         command += [f"--basetemp={folder}/tests", f"--junitxml={report}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         if not report.is_file():
@@ -155,7 +163,7 @@ def counted(report: str, parameter: str) -> dict[str, Any]:
     """How many tests of one implementation passed, failed, were skipped and why, in pytest's JUnit report."""
     counts: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0, "reasons": []}
     for case in ElementTree.fromstring(report).iter("testcase"):
-        if parameter not in re.split(r"[\[\]-]", case.get("name", "")):
+        if not re.search(rf"[\[-]{re.escape(parameter)}[\]-]", case.get("name", "")):
             continue
         skipped = case.find("skipped")
         if skipped is not None:
@@ -168,15 +176,20 @@ def counted(report: str, parameter: str) -> dict[str, Any]:
     return counts
 
 
-def _ladder(task: Task) -> Path:
-    """The ladder, compiled for this GPU; the one that is there if it was made of the same."""
-    program = _built(task, "ladder", (_LADDER,))
+def _program(task: Task, source: Path) -> Path:
+    """A program of kernels/dev, compiled for this GPU; the one that is there if it was made of the same."""
+    program = _built(task, source.stem, (source,))
     if not program.is_file():
-        options = (*kernel_files.FLAGS, "-arch=native", "-lineinfo", f"-I{kernel_files.SOURCES}")
+        options = (*kernel_files.FLAGS, f"-arch={_target(task)}", "-lineinfo", f"-I{kernel_files.SOURCES}")
         made = program.with_suffix(".new")
-        kernel_files.run_nvcc(kernel_files.find_nvcc(), *options, _LADDER, "-o", made)
+        kernel_files.run_nvcc(kernel_files.find_nvcc(), *options, source, "-o", made)
         made.replace(program)
     return program
+
+
+def _target(task: Task) -> str:
+    """Of the compiler. Its own "native" is another GPU's where it sees none, with a warning."""
+    return f"sm_{task.settings.compute_capability.replace('.', '')}"
 
 
 def _example(task: Task) -> Path:
@@ -184,7 +197,7 @@ def _example(task: Task) -> Path:
     folder = _built(task, "library", (_EXAMPLE,))
     program = folder / "log_mel"
     if not program.is_file():
-        kernel_files.compile_library(folder, "native")
+        kernel_files.compile_library(folder, _target(task))
         made = program.with_suffix(".new")
         kernel_files.run_nvcc(
             *(kernel_files.find_nvcc(), f"-I{folder}", _EXAMPLE, f"-L{folder}", "-lclaprt_log_mel"),
@@ -225,7 +238,7 @@ def _lines(text: str) -> list[Any]:
 def _sanitizers() -> dict[str, Step]:
     steps = {}
     for tool, what in _TOOLS.items():
-        steps[tool] = Step(f"compute-sanitizer, the ladder: {what}", partial(_sanitize, tool, False))
+        steps[tool] = Step(f"compute-sanitizer, every kernel: {what}", partial(_sanitize, tool, False))
         steps[f"{tool}_library"] = Step(f"compute-sanitizer, the C library: {what}", partial(_sanitize, tool, True))
     return steps
 
@@ -234,9 +247,14 @@ STEPS: dict[str, Step] = {
     "fatbin": Step("compile the fatbin that the package carries", _fatbin),
     "resources": Step("registers, shared memory and spills of each kernel", _resources),
     "ladder_check": Step("values of every version of the kernel against float64", _ladder_check),
+    "every_kernel": Step("values of all kernels, paddings and types against float64", _every_kernel),
     "library": Step("the C library and its example", _library),
     **_sanitizers(),
-    "parity": Step("the parity tests through Python, with the fatbin", _parity),
+    "parity": Step(
+        "the parity tests through cuda-bindings, with the fatbin",
+        partial(_parity, "cuda-bindings", "cuda.bindings.driver"),
+    ),
+    "parity_pycuda": Step("the parity tests through PyCUDA, with the fatbin", partial(_parity, "pycuda", "pycuda")),
     "parity_library": Step("the parity tests through the C library", _parity_library),
     "ladder_times": Step("how fast every version of the kernel is", _ladder_times, timed=True),
     "peers": Step(

@@ -256,13 +256,14 @@ def test_what_the_sanitizer_found() -> None:
 
 def test_parity_tests_are_counted_by_implementation() -> None:
     cases = [
-        ("test_fusion[cuda-float16]", ""),
-        ("test_fusion[float32-cuda]", '<skipped message="no GPU"/>'),
+        ("test_fusion[cuda-bindings-float16]", ""),
+        ("test_fusion[float32-cuda-bindings]", '<skipped message="no GPU"/>'),
         ("test_fusion[cuda_c-float16]", ""),
         ("test_fusion[cuda_c-float32]", "<failure/>"),
         ("test_cuda[numpy]", ""),
+        ("test_fusion[pycuda-float16]", ""),
     ]
     text = "".join(f'<testcase name="{name}">{inside}</testcase>' for name, inside in cases)
     report = f"<testsuites><testsuite>{text}</testsuite></testsuites>"
-    assert counted(report, "cuda") == {"passed": 1, "failed": 0, "skipped": 1, "reasons": ["no GPU"]}
+    assert counted(report, "cuda-bindings") == {"passed": 1, "failed": 0, "skipped": 1, "reasons": ["no GPU"]}
     assert counted(report, "cuda_c") == {"passed": 1, "failed": 1, "skipped": 0, "reasons": []}

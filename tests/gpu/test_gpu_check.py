@@ -45,10 +45,6 @@ def check(tmp_path: Path, environment: dict[str, str]) -> Check:
     return Check(tmp_path, environment)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="test_other_specifications has a hop_length above clip_samples, which LogMel and the C library refuse",
-)
 def test_parity_runs_the_fatbin(check: Check) -> None:
     """Through cuda-bindings; the C library's tests cannot run here, and say so."""
     done = check.run("--only", "parity,parity_library")
