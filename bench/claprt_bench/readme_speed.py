@@ -72,6 +72,11 @@ def against(results: Results) -> str:
     )
 
 
+def one_clip(results: Results, precision: str) -> str:
+    """How many times as fast as transformers one clip is."""
+    return _interval(results.speed(SPEED)["against"].find("id", f"against/waveform/{precision}/b1/transformers"))
+
+
 def _laion(results: Results) -> str:
     """laion-clap reads other files than the other peers: it has a run of its own."""
     result = results.speed(LAION)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from claprt_bench.errors import ResultError
 from claprt_bench.readme_results import Node, Results
+from claprt_bench.readme_speed import one_clip
 from claprt_bench.readme_text import paragraph, table
 
 _FULL_SIZE = "clap-htsat-unfused (random weights)"
@@ -48,17 +49,11 @@ def variants(results: Results) -> str:
     """What each variant is worth: size, exactness, accuracy, speed."""
     checkpoints = results.read("parity-cpu.json")["rows"]
     demo, full = (checkpoints.find("checkpoint", name)["variants"] for name in ("demo (trained)", _FULL_SIZE))
-    speeds = results.read("cpu-amd-epyc-zen4.json")["rows"]
-
-    def faster(precision: str) -> str:
-        row = speeds.find("what", f"waveform -> vector, {precision}, batch 1")
-        return f"{_ratio(row['ratio'])} times as fast"
-
     uses = {
-        "fp32": faster("FP32"),
+        "fp32": one_clip(results, "fp32"),
         "fp16": "for GPUs, not measured yet",
         "int8": "for TensorRT, not measured yet",
-        "int8-cpu": faster("INT8"),
+        "int8-cpu": one_clip(results, "int8"),
     }
     rows = [
         [
@@ -78,12 +73,12 @@ def variants(results: Results) -> str:
     header = [
         "variant", "size: demo, full size", "worst cosine, audio: demo, full size",
         "worst cosine, text: demo, full size", "demo: same top-1", "demo: accuracy",
-        "one clip on two CPU cores, against transformers",
+        "one clip on two CPU cores: times as fast as transformers",
     ]  # fmt: skip
     return table(header, rows) + paragraph(
         "Full size is `clap-htsat-unfused` with random weights; accuracy is zero-shot on 256 labelled sounds. The "
-        "first five columns are from the same [results](bench/results/parity-cpu.json), the last from "
-        "[these](bench/results/cpu-amd-epyc-zen4.json). Random weights give texts nearly parallel vectors, so there "
+        "first five columns are from the same [results](bench/results/parity-cpu.json), the last is [more of "
+        "below](#speed-on-a-cpu). Random weights give texts nearly parallel vectors, so there "
         f"INT8 picks another of two labels that hardly differ: top-1 is the same for {same['int8']} (`int8`) and "
         f"{same['int8-cpu']} (`int8-cpu`) of the sounds. What it is for the released weights their builds will say."
     )
