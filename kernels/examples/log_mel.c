@@ -1,7 +1,7 @@
 /* Log-Mel of a clip from C.
  *
  *     python -m claprt_kernels.compile --library lib
- *     cc -Ilib log_mel.c -Llib -lclaprt_log_mel -lcudart -lm -o log_mel && LD_LIBRARY_PATH=lib ./log_mel 44100 2 < clip.pcm
+ *     nvcc -Ilib log_mel.c -Llib -lclaprt_log_mel -o log_mel && LD_LIBRARY_PATH=lib ./log_mel 44100 2 < clip.pcm
  *
  * Reads at most ten seconds of interleaved int16 samples, of the rate and the channels given (without them 48000 Hz, mono),
  * from the file that a third argument names, else from standard input, and writes (1001, 64) decibels as text to standard
