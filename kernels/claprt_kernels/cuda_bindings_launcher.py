@@ -88,7 +88,10 @@ class CudaBindingsLauncher:
     def pinned(self, size: int) -> NDArray[np.uint8]:
         """See `Launcher`. The memory is freed with the last array that shows it."""
         what = f"allocating {size} bytes of pinned memory"
-        address = int(self._do(what, self._driver.cuMemHostAlloc, size, self._driver.CU_MEMHOSTALLOC_PORTABLE))
+        try:
+            address = int(self._do(what, self._driver.cuMemHostAlloc, size, self._driver.CU_MEMHOSTALLOC_PORTABLE))
+        except _OutOfMemoryError as error:
+            raise DeviceMemoryError.locked(size) from error
         return np.asarray(_Pinned(address, size, self._context, self._driver.cuMemFreeHost))
 
     def copy(self, address: int, source: NDArray[np.uint8], stream: Any) -> None:

@@ -37,7 +37,7 @@ class KernelLaunchError(KernelError, RuntimeError):
 
 
 class DeviceMemoryError(KernelLaunchError, MemoryError):
-    """There is not as much device memory as was wanted; the message says how much there is."""
+    """There is not as much device memory, or page-locked memory, as was wanted; the message says how much was."""
 
     @classmethod
     def wanted(cls, size: int, free: int, total: int) -> DeviceMemoryError:
@@ -46,3 +46,8 @@ class DeviceMemoryError(KernelLaunchError, MemoryError):
             f"out of device memory: {size} bytes wanted, {free} of {total} are free; use a smaller batch, or end what "
             "else uses this GPU"
         )
+
+    @classmethod
+    def locked(cls, size: int) -> DeviceMemoryError:
+        """The error for `size` bytes of page-locked host memory."""
+        return cls(f"out of page-locked host memory: {size} bytes wanted; use a smaller batch, or free some memory")

@@ -55,7 +55,11 @@ class Launcher(Protocol):
         """Give device memory back."""
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
-        """Page-locked host memory, uint8 (size,), which copies read and write without waiting; its own owner."""
+        """Page-locked host memory, uint8 (size,), which copies read and write without waiting; its own owner.
+
+        Raises:
+            DeviceMemoryError: the host has not so much to lock.
+        """
 
     def copy(self, address: int, source: NDArray[np.uint8], stream: Any) -> None:
         """Copy host memory, C-contiguous, to `address`, on a stream; from pinned memory without waiting."""

@@ -84,7 +84,10 @@ class PyCudaLauncher:
     def pinned(self, size: int) -> NDArray[np.uint8]:
         """See `Launcher`."""
         with self._current(f"allocating {size} bytes of pinned memory"):
-            memory = self._cuda.pagelocked_empty(size, np.uint8)
+            try:
+                memory = self._cuda.pagelocked_empty(size, np.uint8)
+            except self._cuda.MemoryError as error:
+                raise DeviceMemoryError.locked(size) from error
         return np.asarray(_Pinned(memory, self._context))
 
     def copy(self, address: int, source: NDArray[np.uint8], stream: Any) -> None:

@@ -22,6 +22,7 @@ from tests.specs import UNFUSED
 import claprt_kernels
 from claprt_kernels import (
     CudaBindingsLauncher,
+    DeviceMemory,
     DeviceMemoryError,
     KernelInputError,
     KernelLaunchError,
@@ -163,6 +164,15 @@ def runs_out_of_memory() -> None:
         Resampler(44_100, max_batch=65_535, launcher=gpu)
     gpu.free(kept)
     gpu.free(gpu.alloc(MIB))  # nothing was left behind
+    os.environ["FAKE_CUDA_FAIL"] = f"cuMemHostAlloc:{FakeCuda().count('cuMemHostAlloc') + 1}:2"
+    with pytest.raises(DeviceMemoryError, match="out of page-locked host memory: 123 bytes wanted"):
+        gpu.pinned(123)
+    del os.environ["FAKE_CUDA_FAIL"]
+    # What nobody refers to any more, but for itself, is collected before memory is said to be short.
+    cycle: list[object] = [DeviceMemory(gpu, MIB)]
+    cycle.append(cycle)
+    del cycle
+    gpu.free(gpu.alloc(MIB))
 
 
 def test_too_little_memory(run: Run) -> None:

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 import claprt
@@ -26,6 +28,24 @@ def test_an_onnxruntime_without_cuda_is_named() -> None:
 def test_it_is_not_loaded_instead_of_what_was_asked_for(demo_bundle: Path) -> None:
     with pytest.raises(BackendError, match=r"ort-cuda: there is no (NVIDIA driver|GPU)"):
         claprt.load(demo_bundle, "ort-cuda")
+
+
+def test_what_is_left_to_the_cpu_is_counted(demo_bundle: Path) -> None:
+    """Of a session that has the CPU alone: all operations of weight, and none that only computes shapes."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    settings = onnxruntime.SessionOptions()
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    path = str(demo_bundle / "text.fp32.onnx")
+    session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        pytest.skip(f"onnxruntime {onnxruntime.__version__} does not say where operations run")
+    found = ort_cuda.left_on_cpu(session)
+    operations = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert found["MatMul"] == operations["MatMul"] > 0
+    assert found["Softmax"] == operations["Softmax"] > 0
+    assert set(found) < set(operations)
+    assert "Shape" not in found
 
 
 class Printing:

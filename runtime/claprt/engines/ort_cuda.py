@@ -6,6 +6,8 @@ import contextlib
 import io
 import re
 import threading
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 from claprt.engines.device import Shape
 from claprt.engines.ort import check_tower, first_line
 from claprt.engines.paths import utf8_path
-from claprt.errors import BackendError, BundleError
+from claprt.errors import BackendError, BundleError, ClaprtWarning
 
 _PROVIDER = "CUDAExecutionProvider"
 _TYPES = {
@@ -32,6 +34,21 @@ _ERRORS_ONLY = 3
 # What it says when the GPU's memory is short: its own arena, CUDA, cuBLAS, cuDNN.
 _MEMORY = re.compile(r"failed to allocate memory|out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED", re.IGNORECASE)
 _LIBRARIES = "it needs CUDA and cuDNN of its version: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_OF_WEIGHT = {
+    *(
+        "Attention",
+        "BiasGelu",
+        "Conv",
+        "Erf",
+        "FastGelu",
+        "FusedMatMul",
+        "Gelu",
+        "Gemm",
+        "LayerNormalization",
+        "MatMul",
+    ),
+    *("MatMulInteger", "QLinearMatMul", "SkipLayerNormalization", "Softmax"),
+}
 _preloading = threading.Lock()
 # A graph of one Identity of a float: `onnx.helper` made it.
 _IDENTITY = bytes.fromhex(
@@ -70,10 +87,37 @@ def start_session(ort: Any, graph: str | bytes, options: Mapping[str, str]) -> A
     missing = _preload(ort)
     if missing:
         raise BackendError(f"onnxruntime {ort.__version__} lacks libraries: {', '.join(missing)}; {_LIBRARIES}")
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     made = ort.InferenceSession(graph, settings, providers=[(_PROVIDER, dict(options))])
     if made.get_providers()[0] != _PROVIDER:
         raise BackendError(f"onnxruntime {ort.__version__} cannot start CUDA; {_LIBRARIES}")
+    left = left_on_cpu(made)
+    if left:
+        named = ", ".join(f"{count} {operation}" for operation, count in left.items())
+        warnings.warn(
+            f"onnxruntime {ort.__version__} computes a part of the graph on the CPU: {named}; another version may have "
+            "them for CUDA",
+            ClaprtWarning,
+            stacklevel=2,
+        )
     return made
+
+
+def left_on_cpu(session: Any) -> dict[str, int]:
+    """Operations of weight that a session leaves to the CPU, and how many of each; {} if it cannot be asked.
+
+    ONNX Runtime gives a provider what it has no kernel for to the CPU, and says so in its log alone. Arithmetic on
+    shapes belongs there.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):  # not every version can say
+        return {}
+    return Counter(
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name == "CPUExecutionProvider"
+        for node in part.get_nodes()
+        if node.op_type in _OF_WEIGHT
+    )
 
 
 def _preload(ort: Any) -> tuple[str, ...]:
