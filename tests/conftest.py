@@ -32,6 +32,7 @@ LONGEST = (
     "export/precision/test_int8.py",
     "bench/test_cpu.py",
     "kernels/test_c_interface.py",
+    "kernels/test_programs.py",
     "export/precision/test_search.py",
     "bench/test_gpu.py",
     "kernels/test_launcher.py",

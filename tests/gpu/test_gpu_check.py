@@ -45,6 +45,7 @@ def check(tmp_path: Path, environment: dict[str, str]) -> Check:
     return Check(tmp_path, environment)
 
 
+@pytest.mark.full
 def test_parity_runs_the_fatbin(check: Check) -> None:
     """Through cuda-bindings; the C library's tests cannot run here, and say so."""
     done = check.run("--only", "parity,parity_library")
@@ -58,6 +59,7 @@ def test_parity_runs_the_fatbin(check: Check) -> None:
     assert library["reason"].endswith("sees no GPU")
 
 
+@pytest.mark.full
 def test_towers_are_measured_and_measured_again(
     check: Check, demo_bundle: Path, demo_fused_bundle: Path, tmp_path: Path
 ) -> None:

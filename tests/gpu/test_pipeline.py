@@ -99,7 +99,7 @@ def test_the_second_gpu(with_engines: Callable[[str], Path], run: Run) -> None:
         pipeline.an_engine_that_misses_is_not_kept,
         pipeline.is_measured_with_tensorrt,
         pipeline.is_measured_with_onnxruntime,
-        pipeline.what_misses_is_not_timed,
+        pytest.param(pipeline.what_misses_is_not_timed, marks=pytest.mark.full),
     ],
 )
 def test_engines_of_their_own(run: Run, demo_bundle: Path, program: Callable[[], None]) -> None:
