@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from claprt.files import read_regular
 from claprt.model import DEFAULT_TEMPLATE, Clap
 from claprt_bench.errors import DatasetError
 from claprt_bench.evaluation.bootstrap import MeanAveragePrecision, Share, Statistic
@@ -113,13 +114,14 @@ def _spoken(name: str) -> str:
 def _read_labels(path: Path) -> dict[str, str]:
     """Classes and their texts."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_LINES_MAX_BYTES + 1)
-        text = data[:_LINES_MAX_BYTES].decode("utf-8-sig")
+        data = read_regular(path, _LINES_MAX_BYTES)
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise DatasetError(f"the file of labels cannot be read: {path}: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"the file of labels is not UTF-8: {path}: byte {error.start}; convert the file") from error
+    if b"\0" in data:
+        raise DatasetError(f"the file of labels is not UTF-8: {path}: byte {data.index(0)} is 0x00; convert the file")
     texts: dict[str, str] = {}
     for line in re.split(r"\r\n|\n|\r", text):
         name, said = (part.strip() for part in line.partition("\t")[::2])
