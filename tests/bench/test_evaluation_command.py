@@ -258,7 +258,11 @@ def test_names_of_sounds_and_classes(cli: Cli, demo_bundle: Path, tree: Path, tm
     shutil.copytree(tree, root)
     (root / "rain").rename(root / os.fsdecode(b"pl\xfcie"))
     error = cli("eval", demo_bundle, root, "--task", "zero-shot").error
-    assert f"the name of a class is not valid UTF-8: {root}/pl\\udcfcie; rename the folder" in error
+    (root / "siren").rename(root / "si\x1b[31mren")
+    result = cli("eval", demo_bundle, root, "--task", "probe", "--folds", "3")
+    assert result.code == 0
+    assert "\x1b" not in result.out
+    assert f"the name of a class is not valid UTF-8: {root}: pl\\udcfcie; rename its folder" in error
 
 
 def test_files_that_are_not_read(

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from claprt.printable import printable
 from claprt_bench.errors import DatasetError
 from claprt_bench.evaluation.dataset import (
     EXPECTED,
@@ -51,7 +50,6 @@ def read_tree(root: Path, wants: str, options: Options) -> Dataset:
             if options.split not in (None, split):
                 continue
             for folder in classes:
-                _check_name(folder)
                 sounds = list(_sounds(folder))
                 items += [
                     Item(Path(sound).relative_to(root).as_posix(), sound, (folder.name,), split=split)
@@ -74,16 +72,6 @@ def read_tree(root: Path, wants: str, options: Options) -> Dataset:
     if empty:
         warnings.append(f"{len(empty)} folders hold no sounds and are left out: {', '.join(sorted(set(empty))[:5])}")
     return Dataset(root.resolve().name, tuple(items), warnings=tuple(warnings))
-
-
-def _check_name(folder: Path) -> None:
-    """A class is called as its folder is, so that must be text."""
-    try:
-        folder.name.encode()
-    except UnicodeEncodeError:
-        raise DatasetError(
-            f"the name of a class is not valid UTF-8: {printable(str(folder))}; rename the folder"
-        ) from None
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from claprt.files import read_regular
 from claprt.model import DEFAULT_TEMPLATE, Clap
+from claprt.printable import printable
 from claprt_bench.errors import DatasetError
 from claprt_bench.evaluation.bootstrap import MeanAveragePrecision, Share, Statistic
 from claprt_bench.evaluation.dataset import Dataset, Item
@@ -53,7 +54,7 @@ class ZeroShot:
                 sounds may be in it.
 
         Raises:
-            DatasetError: fewer than two classes, two that read the same, or the file lacks one.
+            DatasetError: fewer than two classes, two that read the same, one that is no text, or the file lacks one.
         """
         texts = {name: _spoken(name) for name in dataset.classes}
         if labels_file is not None:
@@ -65,6 +66,10 @@ class ZeroShot:
                     "must have all of them"
                 )
             texts = listed
+        if bad := [name for name, text in texts.items() if text.encode("utf-8", "ignore").decode() != text]:
+            raise DatasetError(
+                f"the name of a class is not valid UTF-8: {path}: {printable(bad[0])}; rename its folder"
+            )
         if len(texts) < 2:
             raise DatasetError(f"there is nothing to tell apart: {path}: its only class is {next(iter(texts))!r}")
         seen: dict[str, str] = {}

@@ -6,6 +6,7 @@ import argparse
 
 from claprt.cli.output import print_json
 from claprt.files import check_outputs
+from claprt.printable import printable
 
 
 def run_report(args: argparse.Namespace) -> int:
@@ -25,5 +26,5 @@ def run_report(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"report": str(args.output), "results": [str(path) for path in args.documents]})
     else:
-        print(f"{args.output}: {len(args.documents)} result{'' if len(args.documents) == 1 else 's'}")
+        print(f"{printable(str(args.output))}: {len(args.documents)} result{'' if len(args.documents) == 1 else 's'}")
     return 0

@@ -22,17 +22,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Options may stand anywhere, `--` ends them, and a wrong one is an error of one line: the process then exits with 2.
     """
     words = joined(argv)
-    parser, commands = _make_parser()
+    parser, commands = _parsers()
     command = commands.get(words[0]) if words else None
     return parser.parse_args(words) if command is None else command.parse_args(command.in_order(words[1:]))
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The whole command line, for help."""
-    return _make_parser()[0]
-
-
-def _make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, Parser]]:
+def _parsers() -> tuple[Parser, Mapping[str, Parser]]:
+    """The whole command line, and the parser of each command."""
     parser = Parser(prog="claprt", description="CLAP, deployed without PyTorch.", epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"claprt {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)

@@ -18,6 +18,7 @@ from claprt.files import check_outputs, check_target, read_regular
 from claprt.gpu import NO_DRIVER
 from claprt.head import ClassProbability, load_head
 from claprt.model import DEFAULT_TEMPLATE, Clap, Prediction, load
+from claprt.printable import printable
 from claprt.progress import Progress
 from claprt.vectors import Embeddings
 
@@ -117,7 +118,7 @@ def run_embed(args: argparse.Namespace) -> int:
             | {"errors": errors}
         )
     elif names:
-        print(f"{args.output}: {len(names)} vectors of {clap.embedding_dim}, space {clap.space_id}")
+        print(f"{printable(str(args.output))}: {len(names)} vectors of {clap.embedding_dim}, space {clap.space_id}")
     return _report(errors, len(args.files))
 
 
