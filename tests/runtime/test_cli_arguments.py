@@ -56,6 +56,7 @@ def test_options_stand_anywhere(line: str, expected: dict[str, Any]) -> None:
         ("doctor --device -1", "argument --device: '-1' is not an integer from 0 to 999999999; see"),
         ("embed b f -o x --threads 0", "argument --threads: '0' is not an integer from 1 to"),
         ("embed b f -o x --threads 5000", "argument --threads: 5000 is too many; pass 1 to 1024"),
+        ("bench b --duration long", "argument --duration: 'long' is not a number"),
         ("listen", "argument COMMAND: invalid choice: 'listen'"),
         ("classify b f --labels a --top \x1b[31m", "argument --top: '\\x1b[31m' is not an integer"),
     ],

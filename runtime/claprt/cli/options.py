@@ -51,6 +51,14 @@ def natural(text: str) -> int:
     return _integer(text, 0)
 
 
+def number(text: str) -> float:
+    """The type of an argument: a decimal number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{_short(text)!r} is not a number") from None
+
+
 def threads(text: str) -> int:
     """The type of --threads: a positive integer that is no slip of the finger."""
     found = _integer(text, 1)
@@ -63,6 +71,9 @@ def threads(text: str) -> int:
 
 def _integer(text: str, least: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least):
-        shown = text if len(text) <= 40 else f"{text[:40]}…"
-        raise argparse.ArgumentTypeError(f"{shown!r} is not an integer from {least} to 999999999")
+        raise argparse.ArgumentTypeError(f"{_short(text)!r} is not an integer from {least} to 999999999")
     return int(text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -6,7 +6,18 @@ import argparse
 from pathlib import Path
 
 from claprt.cli.intermixed import Parser
-from claprt.cli.options import ENDED, EPILOG, Commands, add_device, add_json, add_recipe, natural, positive, threads
+from claprt.cli.options import (
+    ENDED,
+    EPILOG,
+    Commands,
+    add_device,
+    add_json,
+    add_recipe,
+    natural,
+    number,
+    positive,
+    threads,
+)
 from claprt.engines.select import BACKENDS
 from claprt.spec import PRECISIONS
 
@@ -68,7 +79,7 @@ def add_eval(commands: Commands[Parser]) -> None:
     evaluation.add_argument("--fold-column", metavar="NAME")
     evaluation.add_argument("--split-column", metavar="NAME")
     evaluation.add_argument("--label-separator", metavar="S", help="between several labels of a sound, such as ';'")
-    evaluation.add_argument("--confidence", metavar="P", type=float, default=0.95, help="of the intervals (0.95)")
+    evaluation.add_argument("--confidence", metavar="P", type=number, default=0.95, help="of the intervals (0.95)")
     evaluation.add_argument("--resamples", metavar="N", type=positive, default=2000, help="of the bootstrap (2000)")
     evaluation.add_argument("--seed", metavar="N", type=natural, default=0, help="of everything random (0)")
     evaluation.add_argument(
@@ -93,7 +104,7 @@ def add_bench(commands: Commands[Parser]) -> None:
     bench.add_argument("--batch", metavar="LIST", default="1,8", help="items of a call (1,8)")
     bench.add_argument("--threads", metavar="N", type=threads, help="CPU threads (default: all usable cores)")
     add_device(bench)
-    bench.add_argument("--duration", metavar="S", type=float, default=5.0, help="seconds for each measurement (5)")
+    bench.add_argument("--duration", metavar="S", type=number, default=5.0, help="seconds for each measurement (5)")
     bench.add_argument("--repeats", metavar="N", type=positive, default=5, help="fresh processes that share them (5)")
     bench.add_argument("--only", metavar="LIST", help="of stages, paths, cold-start (all); none for none of them")
     bench.add_argument(
