@@ -6,23 +6,21 @@ tables are made from these files alone.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from claprt.errors import OptionError
+from claprt import files
 from claprt_bench.errors import ResultError
 
 FORMAT = "claprt-result"
 SCHEMA_VERSION = 1
 SPEED, EVALUATION = "speed", "evaluation"
 _MAX_BYTES = 256 << 20
+_WHAT = "the result"
 # A list of numbers as `json.dumps` indents it. In a string no line ends, so none of it is inside of one.
 _NUMBERS = re.compile(r"\[\n\s+[-0-9.eE+]+(?:,\n\s+[-0-9.eE+]+)*\n\s+\]")
 
@@ -53,17 +51,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OptionError: it cannot be written.
     """
-    temporary = path.parent / f".claprt-{secrets.token_hex(8)}"
-    try:
-        if path.exists() and not path.is_file():  # a directory; a device or a pipe would be replaced
-            raise OptionError(f"the result cannot be written: {path}: not a regular file; choose another path")
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise OptionError(f"the result cannot be written: {path}: {error.strerror}; choose another path") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    files.write_whole(path, _WHAT, lambda stream: stream.write(content))
 
 
 def check_writable(path: Path) -> None:
@@ -72,9 +60,7 @@ def check_writable(path: Path) -> None:
     Raises:
         OptionError: there is no such directory, or it or the file cannot be written.
     """
-    parent = path.absolute().parent
-    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise OptionError(f"the result cannot be written: {path}; choose a file in a directory that exists")
+    files.check_target(path, _WHAT)
 
 
 def read_document(path: Path, kind: str | None = None) -> dict[str, Any]:
@@ -88,9 +74,7 @@ def read_document(path: Path, kind: str | None = None) -> dict[str, Any]:
         ResultError: there is no such file, or it is not a result of this version and kind.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ResultError(f"not a result: {path}: more than {_MAX_BYTES >> 20} MiB; write one with claprt bench")
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        document = json.loads(files.read_regular(path, _MAX_BYTES).decode(), parse_constant=_refuse)
     except OSError as error:
         raise ResultError(f"the result cannot be read: {path}: {error.strerror}; check the path") from error
     except (ValueError, RecursionError) as error:

@@ -57,6 +57,9 @@ def clips(spec: LogMelSpec, directory: Path | None, count: int) -> tuple[str, li
     """
     recorded: list[NDArray[np.float32]] = []
     if directory is not None:
+        if not directory.is_dir():
+            what = "not a directory" if directory.exists() else "no such directory"
+            raise AudioError(f"no recordings: {directory}: {what}; pass a directory of sounds as --audio")
         paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in _SUFFIXES)
         turns = zip_longest(*(_windows(path, spec) for path in paths[:64]))
         recorded = list(islice((clip for turn in turns for clip in turn if clip is not None), count))

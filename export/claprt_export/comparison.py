@@ -174,8 +174,11 @@ def find_sounds(directory: Path) -> list[Path]:
     """All recordings below a directory, in order of their names.
 
     Raises:
-        AudioError: there are none.
+        AudioError: there are none, or no such directory.
     """
+    if not directory.is_dir():
+        what = "not a directory" if directory.exists() else "no such directory"
+        raise AudioError(f"no recordings: {directory}: {what}; pass a directory of sounds")
     paths = sorted(p for p in directory.rglob("*") if p.suffix.lower() in SOUND_SUFFIXES and p.is_file())
     if not paths:
         raise AudioError(f"no recordings: {directory}: no file ends in {', '.join(sorted(SOUND_SUFFIXES))}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claprt.errors import CheckpointError
+from claprt.errors import CheckpointError, OptionError
 from claprt_export.demo import CHECKPOINTS
 
 DEMO_SOURCES = {"demo": "unfused", "demo-fused": "fused"}
@@ -44,7 +44,9 @@ def find_source(source: str, revision: str | None = None) -> Source:
 
     Raises:
         CheckpointError: nothing there, or the hub cannot be reached and has left no copy in its cache.
+        OptionError: `revision` for what is no hub repository.
     """
+    _check_revision(source, revision)
     if source in DEMO_SOURCES:
         directory = CHECKPOINTS[DEMO_SOURCES[source]]
         if not directory.is_dir():
@@ -75,6 +77,15 @@ def find_source(source: str, revision: str | None = None) -> Source:
             f"{' nor '.join(map(repr, DEMO_SOURCES))}"
         )
     return _download(source, revision)
+
+
+def _check_revision(source: str, revision: str | None) -> None:
+    if revision is None:
+        return
+    local = source in DEMO_SOURCES or is_file(source) or (source and Path(source).exists())
+    if local:
+        what = "shipped with claprt" if source in DEMO_SOURCES else "on this machine"
+        raise OptionError(f"--revision is for hub repositories: {revision!r}; leave it out, {source} is {what}")
 
 
 def is_file(source: str) -> bool:

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claprt.errors import BundleError, OptionError, SpaceMismatchError
-from claprt.vectors import Embeddings, write_archive
+from claprt.vectors import Embeddings, matrix, one_text, read_archive, texts, write_archive
 
 FORMAT = "claprt-head"
 SCHEMA_VERSION = 1
+_MAX_BYTES = 1 << 30
 _FIELDS = ("format", "schema_version", "classes", "weights", "bias", "space_id", "trained")
 _FIX = "write one with `claprt eval --task probe --save-head`"
 
@@ -41,6 +42,9 @@ class Head:
         bias: (n,) float32.
         space_id: the space of the vectors that it was trained on; it means nothing in another.
         trained: on what and how, for people.
+
+    Raises:
+        OptionError: the fields are not of these types or do not belong together, or a number is not finite.
     """
 
     classes: Sequence[str]
@@ -50,6 +54,11 @@ class Head:
     trained: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", texts(self.classes, "classes"))
+        object.__setattr__(self, "weights", matrix(self.weights, "weights"))
+        object.__setattr__(self, "bias", matrix(self.bias, "bias"))
+        object.__setattr__(self, "space_id", one_text(self.space_id, "space_id"))
+        object.__setattr__(self, "trained", one_text(self.trained, "trained"))
         count = len(self.classes)
         if self.weights.ndim != 2 or len(self.weights) != count or self.bias.shape != (count,):
             raise OptionError(
@@ -58,8 +67,6 @@ class Head:
             )
         if count < 2 or len(set(self.classes)) != count or not all(self.classes):
             raise OptionError(f"the classes of a head must be two or more different names: {list(self.classes)[:5]}")
-        if not (np.isfinite(self.weights).all() and np.isfinite(self.bias).all()):
-            raise OptionError("a weight of the head is not a finite number; train it again")
 
     @property
     def dim(self) -> int:
@@ -78,11 +85,12 @@ class Head:
 
         Raises:
             SpaceMismatchError: vectors of another space or length.
+            OptionError: they are no vectors of finite numbers.
         """
         if isinstance(vectors, Embeddings):
             self.check_space(vectors.space_id)
             vectors = vectors.vectors
-        given = np.asarray(vectors, dtype=np.float64)
+        given = matrix(vectors, "vectors").astype(np.float64)
         if given.ndim != 2 or given.shape[1] != self.dim:
             raise SpaceMismatchError(f"the head takes vectors (n, {self.dim}); the shape is {given.shape}")
         logits = given @ self.weights.T.astype(np.float64) + self.bias
@@ -97,7 +105,7 @@ class Head:
             vectors: as `probabilities`.
 
         Raises:
-            SpaceMismatchError: as `probabilities`.
+            SpaceMismatchError, OptionError: as `probabilities`.
         """
         return [
             [ClassProbability(self.classes[column], float(row[column])) for column in np.argsort(-row, kind="stable")]
@@ -141,14 +149,9 @@ def load_head(path: str | os.PathLike[str]) -> Head:
     """Read what `Head.save` wrote. Nothing in the file is executed.
 
     Raises:
-        BundleError: the file is missing, is not a head, or is one of another version.
+        BundleError: the file is missing, is not a regular file, is not a head, or is one of another version.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in _FIELDS}
-    except Exception as error:  # a damaged archive: whatever zipfile, zlib and NumPy raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BundleError(f"not a head: {path}: {reason}; {_FIX}") from error
+    found = read_archive(path, "a head", _FIELDS, _FIX, _MAX_BYTES)
     for name in ("format", "space_id", "trained"):
         if found[name].shape != () or found[name].dtype.kind != "U":
             raise BundleError(f"not a head: {path}: {name} is {found[name].dtype} {found[name].shape}; {_FIX}")

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -390,7 +391,46 @@ def test_the_table_and_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert len(document["changes"]) == len({(one["id"], one["figure"]) for one in document["changes"]})
     same = _run(paths[0], paths[0], capsys, fail_on="0%")
     assert same[0] == 0
-    assert "Nothing changed beyond noise" in same[1]
+    assert "Nothing changed beyond noise." in same[1]
+
+
+def test_what_is_not_judged_is_no_pass(tmp_path: Path, cli: Cli) -> None:
+    """With one repeat nothing is known of the times: a limit is an error then, and nothing is called unchanged."""
+    rng = np.random.default_rng(23)
+    once = [measurement(name, calls(rng, repeats=1), peak_host_bytes=10**9) for name in "ab"]
+    paths = _pair(tmp_path, speed(once), speed(once))
+    found = compare(*paths, 0.1)
+    assert found.nothing_judged
+    assert found.undecided == found.not_judged == 4
+    assert found.to_json()["nothing_judged"] is True
+    failed = cli("bench", "compare", *paths, "--fail-on", "10%")
+    assert failed.code == 2
+    assert failed.err.startswith("claprt: error: no time could be judged, so --fail-on 10% tests nothing: one repeat")
+    assert failed.err.count("\n") == 1
+    assert "Nothing that could be judged changed beyond noise." in failed.out
+    assert "Nothing changed" not in failed.out
+    assert cli("bench", "compare", *paths, "--fail-on", "10%", "--json").code == 2
+    assert cli("bench", "compare", *paths).code == 0
+    times = speed([measurement("a", calls(rng, repeats=1))])
+    assert "Nothing could be judged." in cli("bench", "compare", *_pair(tmp_path, times, times)).out
+    # One that can be judged makes the limit a test; the others are said.
+    both = speed([measurement("a", calls(rng)), once[1]])
+    paths = _pair(tmp_path, both, both)
+    passed = cli("bench", "compare", *paths, "--fail-on", "200%")
+    assert (passed.code, compare(*paths, 2.0).undecided) == (0, 2)
+    assert "2 figures were not judged: whether they got worse is not known." in passed.out
+    worse = speed(once) | {"checks": [{"what": "x", "value": 1, "bound": 0, "passed": False}]}
+    assert cli("bench", "compare", *_pair(tmp_path, speed(once), worse), "--fail-on", "10%").code == 1
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path, cli: Cli) -> None:
+    """Nobody writes into the one, the other never ends."""
+    good = write(speed([_ONE]), tmp_path / "a.json")
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", "/dev/zero"):
+        assert f"{path}: it is a" in cli("bench", "compare", path, good).error
+        assert f"{path}: it is a" in cli("bench", "compare", good, path).error
+        assert f"{path}: it is a" in cli("bench", "report", path, "-o", tmp_path / "r.html").error
 
 
 def test_the_limit_is_on_the_change_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

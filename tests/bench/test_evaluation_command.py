@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,69 @@ def test_other_refusals(cli: Cli, demo_bundle: Path, tree: Path, tmp_path: Path)
     wrong = cli("eval", demo_bundle, tree)
     assert (wrong.code, wrong.out) == (2, "")
     assert "--task" in wrong.err
+
+
+def test_an_output_never_replaces_what_is_read(cli: Cli, demo_bundle: Path, tree: Path, tmp_path: Path) -> None:
+    """The table, a recording of the dataset, the labels; nor is one file written twice."""
+    root, table, labels = tmp_path / "set", tmp_path / "d.csv", tmp_path / "labels"
+    shutil.copytree(tree, root)
+    rows = [f"{path},{path.parent.name}" for path in sorted(root.glob("*/*.wav"))]
+    table.write_text("\n".join(["path,label", *rows]))
+    labels.write_text("\n".join(kind.replace(" ", "_") for kind in KINDS))
+    sound = root / "rain" / "1.wav"
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    probe, zero_shot = ("--task", "probe", "--folds", "3"), ("--task", "zero-shot")
+    for dataset, options, output in (
+        (table, probe, ("--json", table)),
+        (table, probe, ("--html", table)),
+        (table, probe, ("--save-head", table)),
+        (table, probe, ("--save-head", sound)),
+        (root, probe, ("--save-head", sound)),
+        (root, zero_shot, ("--json", sound)),
+        (root, (*zero_shot, "--labels-file", labels), ("--json", labels)),
+        (root, zero_shot, ("--json", demo_bundle / "manifest.json")),
+    ):
+        error = cli("eval", demo_bundle, dataset, *options, *output).error
+        assert f"{output[0]} would replace what is read: {output[1]}" in error
+    twice = cli("eval", demo_bundle, root, *zero_shot, "--json", tmp_path / "x", "--html", tmp_path / "x")
+    assert "--json and --html are the same file" in twice.error
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_names_of_sounds_and_classes(cli: Cli, demo_bundle: Path, tree: Path, tmp_path: Path) -> None:
+    """Sounds that have nothing in common are called by whole paths; a class whose name is no text is named."""
+    rows = [f"{path},{path.parent.name}" for path in sorted(tree.glob("*/*.wav"))]
+    (tmp_path / "x.csv").write_text("\n".join(["path,label", "/nowhere/at/all.wav,rain", *rows]))
+    result = cli("eval", demo_bundle, tmp_path / "x.csv", "--task", "zero-shot")
+    assert result.code == 1
+    assert "claprt: error: /nowhere/at/all.wav: there is no such file\n" in result.err
+    root = tmp_path / "set"
+    shutil.copytree(tree, root)
+    (root / "rain").rename(root / os.fsdecode(b"pl\xfcie"))
+    error = cli("eval", demo_bundle, root, "--task", "zero-shot").error
+    (root / "siren").rename(root / "si\x1b[31mren")
+    result = cli("eval", demo_bundle, root, "--task", "probe", "--folds", "3")
+    assert result.code == 0
+    assert "\x1b" not in result.out
+    assert f"the name of a class is not valid UTF-8: {root}: pl\\udcfcie; rename its folder" in error
+
+
+def test_files_that_are_not_read(
+    cli: Cli, demo_bundle: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FIFO of labels would be waited for; NUL is in no text; a directory may be locked."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "nul").write_bytes(b"a\0b\n")
+    zero_shot = ["eval", demo_bundle, tree, "--task", "zero-shot"]
+    assert "a FIFO, not a regular file" in cli(*zero_shot, "--labels-file", tmp_path / "fifo").error
+    assert "byte 1 is 0x00" in cli(*zero_shot, "--labels-file", tmp_path / "nul").error
+
+    def locked(path: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", locked)
+    error = cli(*zero_shot).error
+    assert f"the dataset cannot be read: {tree}: Permission denied; check its permissions" in error
 
 
 def test_an_interrupt_leaves_nothing(demo_bundle: Path, tree: Path, tmp_path: Path) -> None:

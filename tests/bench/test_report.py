@@ -516,6 +516,26 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert output.read_text(encoding="utf-8") == render([results.evaluation(0)])
 
 
+def test_command_names_the_file_that_is_wrong(tmp_path: Path) -> None:
+    """Also what cannot be compared is refused: an interval that its value's upper end is below, a field that lacks."""
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    write_document(results.speed(), good)
+    crossed = results.evaluation()
+    metric = next(iter(crossed["variants"][0]["metrics"].values()))
+    metric |= {"low": 0.9, "high": 0.1}
+    lacking = results.evaluation()
+    del lacking["dataset"]["items"]
+    wrong = results.speed()
+    wrong["measurements"][0]["batch"] = "many"
+    for document in (crossed, lacking, wrong):
+        write_document(document, bad)
+        with pytest.raises(ResultError) as caught:
+            run_report(argparse.Namespace(documents=[good, bad], output=tmp_path / "r.html", json=False))
+        assert str(bad) in str(caught.value)
+        assert "result 2" not in str(caught.value)
+    assert not (tmp_path / "r.html").exists()
+
+
 def test_command_never_replaces_a_result(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_document(results.evaluation(), path)

@@ -164,6 +164,11 @@ def test_wrong_values_are_not_timed(demo_bundle: Path, tmp_path: Path, cli: Cli)
         (("--only", "stage"), "unknown part: 'stage'; choose of stages, paths, cold-start"),
         (("--scaling", "size"), "unknown axis of scaling: 'size'"),
         (("--rate", "0"), "bad rate: [0.0]"),
+        (("--rate", "1e9"), "pass requests per second above 0 and up to 1000000"),
+        (("--audio", "no/such/folder"), "no recordings: no/such/folder: no such directory"),
+        (("--against", "laion", "--peer-python", "laion=/nope"), "no program for the peer laion: /nope"),
+        (("--json", "{tmp}/x", "--html", "{tmp}/x"), "--json and --html are the same file"),
+        (("--json", "{tmp}/a.wav", "--audio", "{tmp}"), "--json would replace what is read"),
         (("--rate", "ten"), "bad --rate: 'ten'"),
         (("--precision", "fp8"), "unknown precision: 'fp8'"),
         (("--precision", ","), "there are no precisions"),
@@ -171,9 +176,10 @@ def test_wrong_values_are_not_timed(demo_bundle: Path, tmp_path: Path, cli: Cli)
         (("--backend", "tensorrt"), "the backend cannot run here: tensorrt"),
     ],
 )
-def test_bad_options(demo_bundle: Path, cli: Cli, options: tuple[str, ...], words: str) -> None:
+def test_bad_options(demo_bundle: Path, cli: Cli, tmp_path: Path, options: tuple[str, ...], words: str) -> None:
     """Found before anything is measured, in one line."""
-    result = cli("bench", demo_bundle, *options)
+    (tmp_path / "a.wav").write_text("a sound")
+    result = cli("bench", demo_bundle, *(option.replace("{tmp}", str(tmp_path)) for option in options))
     assert result.code == 2
     assert words in result.err
     assert result.err.count("\n") == 1

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from claprt.errors import CheckpointError
+from claprt.errors import AudioError, CheckpointError, OptionError
+from claprt_export.comparison import find_sounds
 from claprt_export.source import find_source
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -131,3 +132,22 @@ def test_names_that_are_nothing(source: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError):
         find_source(source)
+
+
+def test_a_revision_is_for_the_hub(tmp_path: Path) -> None:
+    """It would have been ignored."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.pt").write_bytes(b"")
+    for source in ("demo", str(tmp_path), str(tmp_path / "model.pt"), str(tmp_path / "missing.pt")):
+        with pytest.raises(OptionError, match="--revision is for hub repositories: 'x'"):
+            find_source(source, "x")
+
+
+def test_a_directory_of_recordings_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match="no such directory"):
+        find_sounds(tmp_path / "missing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AudioError, match="not a directory"):
+        find_sounds(tmp_path / "file")
+    with pytest.raises(AudioError, match="no file ends in"):
+        find_sounds(tmp_path)

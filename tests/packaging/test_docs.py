@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from claprt.cli.parser import joined, make_parser
+from claprt.cli.parser import joined, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 # The changelog is left out: it tells of what was.
@@ -59,7 +59,7 @@ def arguments(line: str) -> list[str] | None:
 def parses(given: list[str]) -> bool:
     """Whether the real parser takes it. The bare name of a command, as in prose, needs no arguments."""
     try:
-        make_parser().parse_args([*command, "--help"] if len(command := joined(given)) == 1 else command)
+        parse([*given, "--help"] if len(joined(given)) == 1 else given)
     except SystemExit as stop:
         return stop.code in (0, None)
     return True

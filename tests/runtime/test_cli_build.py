@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,17 @@ def test_build_does_not_overwrite(cli: Cli, tmp_path: Path, kind: str, force: bo
     assert str(output) in error
     assert ("not a bundle" if force else "--force") in error
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_build_does_not_remove_what_it_reads(cli: Cli, demo_bundle: Path, tmp_path: Path) -> None:
+    """--force removes the old bundle, and with it all that lies in it."""
+    output = tmp_path / "out"
+    shutil.copytree(demo_bundle, output)
+    (output / "sounds").mkdir()
+    for options in (["--audio", output / "sounds"], ["--precision", "fp32,int8", "--calibration", output / "sounds"]):
+        assert "--force would remove what is read" in cli("build", source(), "-o", output, "--force", *options).error
+    assert "--force would remove what is read" in cli("build", output, "-o", output, "--force").error
+    assert (output / "sounds").is_dir()
 
 
 @pytest.mark.parametrize("parent", ["missing", "file"])

@@ -229,3 +229,25 @@ def test_heads_that_classify_refuses(cli: Cli, demo_bundle: Path, sounds: Path, 
     both = cli(*given, tmp_path / "head.npz", "--labels", "a,b")
     assert (both.code, both.out) == (2, "")
     assert "not allowed with" in both.err
+
+
+def test_a_head_of_lists(tmp_path: Path) -> None:
+    """Numbers become float32, so that what is saved can be loaded."""
+    made = Head(["a", "b"], [[1.0, 0.0], [0.0, 1.0]], [0, 0], "space")  # type: ignore[arg-type]
+    assert made.classify([[1.0, 0.0]])[0][0].label == "a"  # type: ignore[arg-type]
+    made.save(tmp_path / "head")
+    np.testing.assert_array_equal(load_head(tmp_path / "head").weights, np.eye(2, dtype=np.float32))
+
+
+@pytest.mark.parametrize("given", ["x", None, [["x"]], [[1.0, 2.0], [1.0]], np.full((1, 4), np.nan)])
+def test_what_is_no_vectors(given: Any) -> None:
+    with pytest.raises(OptionError, match=r"no array|not real numbers|not a finite number"):
+        head().classify(given)
+
+
+@pytest.mark.parametrize("path", ["fifo", "/dev/zero"])
+def test_pipes_and_devices_are_not_read(cli: Cli, demo_bundle: Path, tmp_path: Path, path: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(BundleError, match="not a regular file"):
+        load_head(tmp_path / path)
+    assert "not a regular file" in cli("classify", demo_bundle, "x.wav", "--head", tmp_path / path).error

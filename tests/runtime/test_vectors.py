@@ -256,3 +256,59 @@ def test_paths_that_are_no_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(BundleError, match="not an archive of vectors"):
         load_embeddings(tmp_path / name)
+
+
+@pytest.mark.parametrize("path", ["fifo", "/dev/zero"])
+def test_pipes_and_devices_are_not_read(tmp_path: Path, path: str) -> None:
+    """Nobody writes into the one, the other never ends."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(BundleError, match="not a regular file"):
+        load_embeddings(tmp_path / path)
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        [[0, 1, 2], [3, 4, 5]],
+        np.arange(6, dtype=np.float16).reshape(2, 3),
+        np.arange(12, dtype=np.float32).reshape(2, 6)[:, ::2],
+    ],
+    ids=["float64", "lists", "float16", "every other column"],
+)
+def test_whatever_is_saved_can_be_loaded(tmp_path: Path, vectors: Any) -> None:
+    """Numbers become float32, row by row."""
+    saved = Embeddings(np.array(["a", "b"]), vectors, np.str_("space"))  # type: ignore[arg-type]
+    assert saved.names == ["a", "b"]
+    assert saved.vectors.dtype == np.float32
+    assert saved.vectors.flags.c_contiguous
+    saved.save(tmp_path / "v.npz")
+    np.testing.assert_array_equal(load_embeddings(tmp_path / "v.npz").vectors, np.asarray(vectors, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"names": "ab"}, "names are not a list of strings: str"),
+        ({"names": None}, "names are not a list of strings: NoneType"),
+        ({"names": ["a", 1]}, r"names\[1\] is not a string: int"),
+        ({"names": ["a", "b\0"]}, r"a NUL character in names\[1\]: 'b"),
+        ({"space_id": 7}, "space_id is not a string: int"),
+        ({"space_id": "x\0"}, "a NUL character in space_id"),
+        ({"vectors": [[1.0], [1.0, 2.0]]}, "vectors are no array"),
+        ({"vectors": "ab"}, "vectors are not real numbers"),
+        ({"vectors": np.zeros((2, 4), complex)}, "vectors are not real numbers: complex128"),
+        ({"vectors": np.array([[0.0], [np.nan]])}, r"a value of vectors is not a finite number .*: nan at \[1, 0\]"),
+        ({"vectors": [[0.0], [1e300]]}, r"inf at \[1, 0\]"),
+    ],
+)
+def test_fields_that_make_no_vectors(changes: dict[str, Any], reason: str) -> None:
+    fields: dict[str, Any] = {"names": ["a", "b"], "vectors": np.zeros((2, 4), np.float32), "space_id": "x"}
+    with pytest.raises(OptionError, match=reason):
+        Embeddings(**(fields | changes))
+
+
+def test_an_archive_of_nan_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "v.npz").write_bytes(npz(**(GOOD | {"vectors": np.full((1, 4), np.nan, np.float32)})))
+    with pytest.raises(BundleError, match=r"v\.npz: a value of vectors is not a finite number"):
+        load_embeddings(tmp_path / "v.npz")

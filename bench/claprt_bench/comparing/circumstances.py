@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from claprt.printable import printable
 from claprt_bench.comparing.fields import Fields
 from claprt_bench.document import SPEED
 from claprt_bench.errors import ResultError
@@ -125,4 +126,4 @@ def _shown(value: object) -> str:
         text = ", ".join(str(item) for item in value)
     else:
         text = "none" if value is None else str(value)
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return printable(text)

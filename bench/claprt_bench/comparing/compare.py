@@ -40,6 +40,8 @@ _FLOOR, _DRIFT, _WIDER = 0.03, 0.05, 2.0
 _THRESHOLDS = {"served": 0.1, "memory": 0.05}
 _MEMORY_BYTES = 4 << 20
 _METRIC_FLOOR = 0.005
+# Units of metrics and of memory; all others are of times.
+_UNTIMED = ("", "bytes")
 
 
 @dataclass(frozen=True)
@@ -108,17 +110,40 @@ class Comparison:
 
     @property
     def undecided(self) -> int:
-        """Of how many figures that are called unchanged it cannot be said that they did not get worse by the limit."""
-        if self.fail_on is None:
+        """Of how many figures it cannot be said that they did not get worse by the limit: noise, or not judged."""
+        return 0 if self.fail_on is None else self.hidden + self.not_judged
+
+    @property
+    def hidden(self) -> int:
+        """Of how many figures that are called unchanged noise hides a change of the limit's size."""
+        limit = self.fail_on
+        if limit is None:
             return 0
         return sum(
-            change.verdict == "unchanged" and change.worst is not None and max(change.worst, self.floor) > self.fail_on
+            change.verdict == "unchanged" and change.worst is not None and max(change.worst, self.floor) > limit
             for change in self.changes
         )
 
+    @property
+    def not_judged(self) -> int:
+        """How many figures have the verdict "not judged"."""
+        return sum(change.verdict == "not judged" for change in self.changes)
+
+    @property
+    def nothing_judged(self) -> bool:
+        """Whether there are times, and none has an interval: a limit is no test then."""
+        timed = [change for change in self.changes if change.unit not in _UNTIMED]
+        return bool(timed) and all(change.low is None for change in timed)
+
     def to_json(self) -> dict[str, Any]:
         """As it is printed by `--json`."""
-        return {**asdict(self), "confidence": _CONFIDENCE, "failed": self.failed, "undecided": self.undecided}
+        return {
+            **asdict(self),
+            "confidence": _CONFIDENCE,
+            "failed": self.failed,
+            "undecided": self.undecided,
+            "nothing_judged": self.nothing_judged,
+        }
 
 
 def compare(before: Path, after: Path, fail_on: float | None = None) -> Comparison:

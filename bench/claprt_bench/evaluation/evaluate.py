@@ -6,7 +6,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from claprt.bundle import open_bundle
 from claprt.engines.ort import default_threads
 from claprt.errors import AudioError, OptionError
 from claprt.extras import BENCH
+from claprt.files import check_outputs
 from claprt.gpu import find_gpu
 from claprt.head import Head
 from claprt.manifest import Manifest
@@ -30,7 +31,7 @@ from claprt_bench.evaluation.bootstrap import Bootstrap, Share, mcnemar
 from claprt_bench.evaluation.dataset import Dataset, Item, Skipped
 from claprt_bench.evaluation.files import dataset_hash, enough, look_at, without_path
 from claprt_bench.evaluation.probe import CS, Probe
-from claprt_bench.evaluation.reading import read_dataset
+from claprt_bench.evaluation.reading import listing_in, read_dataset
 from claprt_bench.evaluation.retrieval import Retrieval
 from claprt_bench.evaluation.scores import Scores
 from claprt_bench.evaluation.settings import Settings
@@ -71,6 +72,7 @@ def evaluate(bundle: Path, path: Path, settings: Settings) -> tuple[dict[str, An
     check_recipe(settings.recipe or manifest.audio.default_recipe, manifest.audio.fusion)
     names = _precisions(bundle, manifest, settings)
     listed = read_dataset(path, "captions" if settings.task == "retrieval" else "labels", settings.options)
+    check_outputs(settings.outputs, chain([listing_in(path)], (item.path for item in listed.items)))
     task = _task(listed, path, settings)
     found, gone = look_at(listed.items)
     skipped = [*listed.skipped, *gone]

@@ -191,7 +191,12 @@ def _merged(first: Item, second: Item, multi: bool, where: str) -> Item:
 
 
 def _named(items: list[Item]) -> list[Item]:
-    """Items called by what their paths do not have in common, so that a name says nothing of the machine."""
+    """Items called by what their paths do not have in common, so that a name says nothing of the machine.
+
+    Where they have nothing in common but the root, by their whole paths.
+    """
     folders = {os.path.dirname(os.path.normpath(item.path)) for item in items}  # noqa: PTH120
     base = os.path.commonpath(folders)
+    if base == os.path.dirname(base):  # noqa: PTH120
+        return [replace(item, name=os.path.normpath(item.path).replace(os.sep, "/")) for item in items]
     return [replace(item, name=os.path.relpath(item.path, base).replace(os.sep, "/")) for item in items]

@@ -36,14 +36,25 @@ def read_dataset(path: Path, wants: str, options: Options | None = None) -> Data
         MissingExtraError: pyarrow is not installed, for Parquet.
     """
     options = options or Options()
-    esc50 = path / "meta" / "esc50.csv"
-    if path.is_dir() and esc50.is_file():
-        dataset = read_listing(esc50, path.resolve().name, wants, options)
-    elif path.is_dir():
+    try:
+        is_folder, is_file, there = path.is_dir(), path.is_file(), path.exists()
+        if is_folder:
+            next(path.iterdir(), None)
+        listed = is_folder and listing_in(path).is_file()
+    except OSError as error:
+        raise DatasetError(f"the dataset cannot be read: {path}: {error.strerror}; check its permissions") from error
+    if listed:
+        dataset = read_listing(listing_in(path), path.resolve().name, wants, options)
+    elif is_folder:
         dataset = read_tree(path, wants, options)
-    elif path.is_file() and path.suffix.lower() in CSV_SUFFIXES + PARQUET_SUFFIXES:
+    elif is_file and path.suffix.lower() in CSV_SUFFIXES + PARQUET_SUFFIXES:
         dataset = read_listing(path, path.stem, wants, options)
     else:
-        what = "neither a directory nor a CSV or Parquet file" if path.exists() else "there is no such path"
+        what = "neither a directory nor a CSV or Parquet file" if there else "there is no such path"
         raise DatasetError(f"not a dataset: {path}: {what}; {EXPECTED}")
     return dataset
+
+
+def listing_in(folder: Path) -> Path:
+    """Where a folder has its own table, if it has one."""
+    return folder / "meta" / "esc50.csv"

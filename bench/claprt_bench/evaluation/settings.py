@@ -26,6 +26,7 @@ class Settings:
         train_head: also train a head on all sounds, with the first precision's vectors.
         options: how to read the dataset.
         bootstrap: how to make intervals.
+        outputs: options and the files that will be written: none may be a sound or a table of the dataset.
     """
 
     task: str
@@ -40,6 +41,7 @@ class Settings:
     train_head: bool = False
     options: Options = field(default_factory=Options)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    outputs: tuple[tuple[str, Path], ...] = ()
 
     def check(self) -> None:
         """Refuse what does not belong together.

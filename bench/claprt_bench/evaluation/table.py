@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from claprt.extras import BENCH
+from claprt.files import read_regular
 from claprt_bench.errors import DatasetError
 
 CSV_SUFFIXES, PARQUET_SUFFIXES = (".csv", ".tsv"), (".parquet", ".pq")
@@ -86,9 +87,7 @@ def read_table(path: Path) -> Table:
 
 def _csv(path: Path) -> Table:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DatasetError(f"the dataset is too large: {path}: more than {_MAX_BYTES >> 30} GiB; split it")
-        data = path.read_bytes()
+        data = read_regular(path, _MAX_BYTES)
     except OSError as error:
         raise DatasetError(f"the dataset cannot be read: {path}: {error.strerror}; check the path") from error
     if b"\0" in data:

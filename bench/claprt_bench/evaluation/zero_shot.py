@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from claprt.files import read_regular
 from claprt.model import DEFAULT_TEMPLATE, Clap
+from claprt.printable import printable
 from claprt_bench.errors import DatasetError
 from claprt_bench.evaluation.bootstrap import MeanAveragePrecision, Share, Statistic
 from claprt_bench.evaluation.dataset import Dataset, Item
@@ -52,7 +54,7 @@ class ZeroShot:
                 sounds may be in it.
 
         Raises:
-            DatasetError: fewer than two classes, two that read the same, or the file lacks one.
+            DatasetError: fewer than two classes, two that read the same, one that is no text, or the file lacks one.
         """
         texts = {name: _spoken(name) for name in dataset.classes}
         if labels_file is not None:
@@ -64,6 +66,10 @@ class ZeroShot:
                     "must have all of them"
                 )
             texts = listed
+        if bad := [name for name, text in texts.items() if text.encode("utf-8", "ignore").decode() != text]:
+            raise DatasetError(
+                f"the name of a class is not valid UTF-8: {path}: {printable(bad[0])}; rename its folder"
+            )
         if len(texts) < 2:
             raise DatasetError(f"there is nothing to tell apart: {path}: its only class is {next(iter(texts))!r}")
         seen: dict[str, str] = {}
@@ -113,13 +119,14 @@ def _spoken(name: str) -> str:
 def _read_labels(path: Path) -> dict[str, str]:
     """Classes and their texts."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_LINES_MAX_BYTES + 1)
-        text = data[:_LINES_MAX_BYTES].decode("utf-8-sig")
+        data = read_regular(path, _LINES_MAX_BYTES)
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise DatasetError(f"the file of labels cannot be read: {path}: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"the file of labels is not UTF-8: {path}: byte {error.start}; convert the file") from error
+    if b"\0" in data:
+        raise DatasetError(f"the file of labels is not UTF-8: {path}: byte {data.index(0)} is 0x00; convert the file")
     texts: dict[str, str] = {}
     for line in re.split(r"\r\n|\n|\r", text):
         name, said = (part.strip() for part in line.partition("\t")[::2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ def choose(names: Sequence[str], pythons: Mapping[str, Path]) -> list[Peer]:
     """The peers of these names, each once and in this order; the stock export is always one of them.
 
     Raises:
-        OptionError: there is no such peer, or an interpreter was named for one that was not asked for.
+        OptionError: there is no such peer, or an interpreter was named for one that was not asked for, or is none.
     """
     for name in (*names, *pythons):
         if name not in PEERS:
@@ -84,4 +85,7 @@ def choose(names: Sequence[str], pythons: Mapping[str, Path]) -> list[Peer]:
     for name in pythons:
         if name not in chosen:
             raise OptionError(f"a Python for a peer that was not asked for: {name!r}; add it to --against")
+    for name, python in pythons.items():
+        if shutil.which(python) is None:
+            raise OptionError(f"no program for the peer {name}: {python}; pass the path of an environment's Python")
     return [PEERS[name] for name in chosen]

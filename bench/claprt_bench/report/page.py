@@ -76,28 +76,30 @@ _TERMS = (
 )
 
 
-def write_report(documents: Sequence[Mapping[str, object]], path: Path) -> None:
+def write_report(documents: Sequence[Mapping[str, object]], path: Path, names: Sequence[str] = ()) -> None:
     """Write results as one HTML page. The same results make the same file; it appears whole or not at all.
 
     Args:
         documents: of `claprt bench` and `claprt eval`, from any machines and bundles.
         path: of the page.
+        names: what errors call the documents; none for numbers.
 
     Raises:
         ResultError: a document is of another kind, or a field in it has a wrong type or value.
         OptionError: there is no document, or the page cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
-    write_whole(path, render(documents).encode())
+    write_whole(path, render(documents, names).encode())
 
 
-def render(documents: Sequence[Mapping[str, object]]) -> str:
+def render(documents: Sequence[Mapping[str, object]], names: Sequence[str] = ()) -> str:
     """The page as text; raises what `write_report` raises, but for writing."""
     if not documents:
         raise OptionError(
             "a report needs results: none were given; name JSON files that claprt bench or claprt eval wrote"
         )
-    records = [_record(document, i) for i, document in enumerate(documents, 1)]
+    names = names or [f"result {i}" for i in range(1, len(documents) + 1)]
+    records = [_record(document, name) for document, name in zip(documents, names, strict=True)]
     records.sort(key=lambda record: record.text("kind") != SPEED)  # what they are called in errors stays
     canvas, several = Canvas(), len(records) > 1
     titled = [(f"{i}. {chapter_title(r)}" if several else chapter_title(r), r) for i, r in enumerate(records, 1)]
@@ -136,13 +138,11 @@ def render(documents: Sequence[Mapping[str, object]]) -> str:
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
 
-def _record(document: Mapping[str, object], number: int) -> Record:
+def _record(document: Mapping[str, object], name: str) -> Record:
     kind = document.get("kind")
     if kind not in (SPEED, EVALUATION):
-        raise ResultError(
-            f"a result of another kind: result {number}: {kind!r}; a report takes {SPEED} and {EVALUATION}"
-        )
-    return Record(document, f"result {number} ({kind})")
+        raise ResultError(f"a result of another kind: {name}: {kind!r}; a report takes {SPEED} and {EVALUATION}")
+    return Record(document, f"{name} ({kind})")
 
 
 def _chapter(record: Record, title: str | None, name: str, canvas: Canvas) -> tuple[Html, list[tuple[str, str]]]:

@@ -71,7 +71,9 @@ class SpeedOptions:
             if unknown:
                 raise OptionError(f"unknown {name}: {unknown[0]!r}; choose of {', '.join(known)}")
         if any(not 0 < rate <= _MAX_RATE for rate in self.rates):
-            raise OptionError(f"bad rate: {list(self.rates)}; pass requests per second above 0, such as 10,20")
+            raise OptionError(
+                f"bad rate: {list(self.rates)}; pass requests per second above 0 and up to {_MAX_RATE:.0f}"
+            )
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"bad number of threads: {self.threads}; pass at least 1")
         if self.against:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from claprt.bundle import open_bundle
+from claprt.cli.bundle_files import bundle_files
 from claprt.cli.lists import names, numbers, steps
 from claprt.cli.output import EXIT_PARTIAL
 from claprt.errors import OptionError
 from claprt.extras import BENCH
+from claprt.files import check_outputs
 
 _STDOUT, _ALL, _NONE = "-", "all", "none"
 
@@ -20,9 +24,11 @@ def run_bench(args: argparse.Namespace) -> int:
     document = importlib.import_module("claprt_bench.document")
     speed = importlib.import_module("claprt_bench.speed.options")
     result = None if args.json in (None, _STDOUT) else Path(args.json)
-    for path in (result, args.html):
+    outputs = [("--json", result), ("--html", args.html)]
+    for _, path in outputs:
         if path is not None:
             document.check_writable(path)
+    check_outputs(outputs, chain(bundle_files(args.bundle), _sources(args)))
     if args.html is not None:
         BENCH.require("a report", "matplotlib")
     options = speed.SpeedOptions(
@@ -55,6 +61,13 @@ def run_bench(args: argparse.Namespace) -> int:
     # Of "all" peers, those that are not installed were not asked for.
     asked = [one for one in found["left_out"] if args.against != _ALL or not one["what"].startswith("peer ")]
     return EXIT_PARTIAL if asked else 0
+
+
+def _sources(args: argparse.Namespace) -> Iterator[Path]:
+    """Files that peers load, and recordings."""
+    for path in (args.audio, args.checkpoint, args.tokenizer):
+        if path is not None:
+            yield from (Path(path), *Path(path).rglob("*"))
 
 
 def _precisions(args: argparse.Namespace) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from claprt.cli.output import EXIT_PARTIAL, print_json, print_table
+from claprt.cli.output import EXIT_ERROR, EXIT_PARTIAL, print_json, print_table, report_error
 from claprt.errors import OptionError
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ def percentage(text: str) -> float:
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    """Print what changed; exit code 1 when something got worse by more than `--fail-on`, a percentage or None."""
+    """Print what changed; exit code 1 when something got worse by more than `--fail-on`, a percentage or None.
+
+    With a limit and not one time to judge by it the exit code is 2.
+    """
     from claprt_bench.comparing.compare import compare
 
     fail_on = None if args.fail_on is None else percentage(args.fail_on)
@@ -43,7 +46,16 @@ def run_compare(args: argparse.Namespace) -> int:
         print_json({"before": str(args.before), "after": str(args.after), **found.to_json()})
     else:
         _print(found)
-    return EXIT_PARTIAL if found.failed else 0
+    if found.failed:
+        return EXIT_PARTIAL
+    if fail_on is not None and found.nothing_judged:
+        reasons = list(dict.fromkeys(change.note for change in found.changes if change.verdict == "not judged"))
+        report_error(
+            f"no time could be judged, so --fail-on {args.fail_on} tests nothing: {reasons[0]}"
+            + (f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else "")
+        )
+        return EXIT_ERROR
+    return 0
 
 
 def _print(found: Comparison) -> None:
@@ -68,8 +80,12 @@ def _print(found: Comparison) -> None:
             [(_name(change, found.changes), *_row(change)) for change in changed],
             right=(2, 3, 4, 5),
         )
-    else:
+    elif not found.not_judged:
         print("Nothing changed beyond noise.")
+    elif by_verdict["unchanged"]:
+        print("Nothing that could be judged changed beyond noise.")
+    else:
+        print("Nothing could be judged.")
     print()
     _print_counts(found, by_verdict["unchanged"], by_verdict["not judged"], len(changed))
     for name, ids in (("before", found.only_before), ("after", found.only_after)):
@@ -80,9 +96,11 @@ def _print(found: Comparison) -> None:
         limit = f"{100 * found.fail_on:g} %"
         failed = sum(change.failed for change in found.changes)
         print(f"worse by more than {limit}: {failed or 'nothing'}" + (" (and a check)" if found.check_failed else ""))
-        if found.undecided:
+        if found.not_judged:
+            print(f"{found.not_judged} figures were not judged: whether they got worse is not known.")
+        if found.hidden:
             fix = "raise --duration and --repeats, on a quiet machine" if found.kind == "speed" else "take more sounds"
-            print(f"In {found.undecided} figures noise hides changes of that size: {fix}.")
+            print(f"In {found.hidden} figures noise hides changes of that size: {fix}.")
 
 
 def _print_counts(found: Comparison, unchanged: Sequence[Change], not_judged: Sequence[Change], changed: int) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from claprt.cli.output import EXIT_PARTIAL, print_json, print_table
+from claprt.errors import OptionError
 from claprt.extras import EXPORT
 
 
 def run_build(args: argparse.Namespace) -> int:
     """Build a bundle and print what was verified."""
+    if args.force:
+        _check_inputs(args)
     build = _export_module("build").build
     manifest = build(
         args.source,
@@ -40,6 +45,14 @@ def run_build(args: argparse.Namespace) -> int:
                     f"precision ({choice['weights_kept']:,} weights): {', '.join(choice['kept'])}"
                 )
     return 0
+
+
+def _check_inputs(args: argparse.Namespace) -> None:
+    """The bundle that --force replaces must not hold what the new one is made from."""
+    output = args.output.resolve()
+    for path in (args.source, args.audio, args.calibration, args.tokenizer):
+        if path is not None and os.path.exists(path) and Path(path).resolve().is_relative_to(output):  # noqa: PTH110
+            raise OptionError(f"--force would remove what is read: {path} is in {args.output}; choose another output")
 
 
 def run_verify(args: argparse.Namespace) -> int:

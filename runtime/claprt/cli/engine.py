@@ -21,10 +21,12 @@ from claprt.cli.output import (
 )
 from claprt.engines.tensorrt.build import BuildOptions, still_building
 from claprt.engines.tensorrt.cache import EngineRecord
+from claprt.errors import OptionError
 
 
 def run_engine(args: argparse.Namespace) -> int:
     """Build engines, or verify or list those that the bundle has, and print what came of it."""
+    _check_options(args)
     if args.list:
         return _list(args)
     engines = importlib.import_module("claprt_export.engines")
@@ -50,6 +52,20 @@ def run_engine(args: argparse.Namespace) -> int:
             force=args.force,
         )
     return _report(args, results)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what would have no effect."""
+    if not (args.list or args.verify):
+        return
+    mode = "--list" if args.list else "--verify"
+    if args.list and args.verify:
+        raise OptionError("--list and --verify exclude each other; pass one of them")
+    building = ["precision", "tower", "batch", "tokens", "compute_capability", "workspace", "optimization_level"]
+    building += ["rtx", "hardware_compatible", "version_compatible", "force"]
+    for name in building + ["audio", "device"] * args.list:
+        if getattr(args, name) != args.defaults[name]:
+            raise OptionError(f"--{name.replace('_', '-')} has no effect with {mode}; leave it out")
 
 
 @contextlib.contextmanager

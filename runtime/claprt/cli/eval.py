@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+from claprt.cli.bundle_files import bundle_files
 from claprt.cli.output import EXIT_PARTIAL, print_json, print_table, report_error, report_note
 from claprt.extras import BENCH
+from claprt.files import check_outputs
+from claprt.printable import printable
 from claprt_bench.document import check_writable, write_document
 from claprt_bench.evaluation.bootstrap import Bootstrap
 from claprt_bench.evaluation.dataset import Options
@@ -32,6 +36,9 @@ _DIRECTIONS = {"audio_to_text": "audio to text", "text_to_audio": "text to audio
 
 def run_eval(args: argparse.Namespace) -> int:
     """Evaluate, print, write. Exit code 1 when a sound could not be used."""
+    to_stdout = args.json is not None and str(args.json) == STDOUT
+    json_file = None if to_stdout else args.json
+    outputs = [("--json", json_file), ("--html", args.html), ("--save-head", args.save_head)]
     settings = Settings(
         task=args.task,
         precisions=tuple(name.strip() for name in args.precision.split(",") if name.strip()),
@@ -54,13 +61,13 @@ def run_eval(args: argparse.Namespace) -> int:
             split=args.split,
         ),
         bootstrap=Bootstrap(args.confidence, args.resamples, args.seed),
+        outputs=tuple((option, path) for option, path in outputs if path is not None),
     )
     settings.check()
-    to_stdout = args.json is not None and str(args.json) == STDOUT
-    json_file = None if to_stdout else args.json
-    for path in (json_file, args.html, args.save_head):
-        if path is not None:
-            check_writable(path)
+    for _, path in settings.outputs:
+        check_writable(path)
+    read = [args.dataset, args.labels_file] if args.labels_file else [args.dataset]
+    check_outputs(settings.outputs, chain(read, bundle_files(args.bundle)))
     if args.html is not None:
         BENCH.require("a report", "matplotlib")
     write_report = importlib.import_module("claprt_bench.report").write_report if args.html is not None else None
@@ -80,7 +87,7 @@ def run_eval(args: argparse.Namespace) -> int:
 
 def print_evaluation(document: Mapping[str, Any]) -> None:
     """A document of the kind "evaluation" as text."""
-    print(_headline(document))
+    print(printable(_headline(document)))
     print()
     _print_metrics(document)
     for row in document["comparisons"]:
@@ -148,11 +155,11 @@ def _print_classes(variant: Mapping[str, Any]) -> None:
     worst = sorted(classes, key=lambda row: row["recall"])[:_WORST]
     if worst:
         said = ", ".join(f"{row['label']} {100 * row['recall']:.1f} % of {row['items']}" for row in worst)
-        print(f"Least found ({variant['variant']}): {said}")
+        print(printable(f"Least found ({variant['variant']}): {said}"))
     confusions = variant["confusions"] or ()
     if confusions:
         said = ", ".join(f"{row['label']} for {row['predicted']} {row['items']}" for row in confusions[:_WORST])
-        print(f"Most often mistaken ({variant['variant']}): {said}")
+        print(printable(f"Most often mistaken ({variant['variant']}): {said}"))
 
 
 def _report(skipped: Sequence[Mapping[str, str]], used: int) -> int:

@@ -8,6 +8,7 @@ import json
 from claprt.bundle import open_bundle
 from claprt.cli.output import print_json
 from claprt.engines.tensorrt.survey import survey
+from claprt.printable import printable
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -53,7 +54,7 @@ def run_info(args: argparse.Namespace) -> int:
     rows += [("provenance", ", ".join(f"{name} {value}" for name, value in manifest.provenance.items()))]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        print(f"{name.ljust(width)}  {value}".rstrip())
+        print(printable(f"{name.ljust(width)}  {value}".rstrip()))
     return 0
 
 

@@ -1,7 +1,8 @@
 """Errors, signals and exit codes of the `claprt` command.
 
 Exit codes: 0 all done; 1 done, but some inputs could not be used (each is reported on stderr); 2 nothing done: wrong
-usage, or an error; 130 interrupted; 143 terminated.
+usage, or an error; 130 interrupted; 141 the reader of stdout went away (files that were to be written are written);
+143 terminated.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from claprt.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, report_error
-from claprt.cli.parser import joined, make_parser
+from claprt.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED, one_line, report_error
+from claprt.cli.parser import parse
 from claprt.errors import ClaprtError, ClaprtWarning
 
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     _prepare_streams()
     try:
         try:
-            args = make_parser().parse_args(joined(argv))
+            args = parse(argv)
             with _one_line_warnings(), _terminable():
                 code: int = args.run(args)
                 return code
@@ -41,9 +42,10 @@ def main(argv: Sequence[str]) -> int:
         report_error(str(error))
         return EXIT_ERROR
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing to report, and nothing more to flush.
+        # The reader of our output went away (`| head`): nothing to report, and nothing more to flush. The code is that
+        # of a program that the signal ends: neither all was printed nor was nothing done.
         _discard_stdout()
-        return EXIT_ERROR
+        return EXIT_NO_READER
     except OSError as error:  # the disk behind stdout is full, a path that the system refuses, ...
         where = "" if error.filename is None else f": {error.filename}"
         report_error(f"{error.strerror or error}{where}")
@@ -74,17 +76,17 @@ def _one_line_warnings() -> Iterator[None]:
     """Show claprt's own warnings as lines of ours; leave the others as they are."""
     show = warnings.showwarning
 
-    def one_line(
+    def show_one_line(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object, **named: object
     ) -> None:
         if issubclass(category, ClaprtWarning):
-            print(f"claprt: warning: {message}", file=sys.stderr)
+            print(f"claprt: warning: {one_line(str(message))}", file=sys.stderr)
         else:
             show(message, category, filename, lineno)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", ClaprtWarning)
-        warnings.showwarning = one_line
+        warnings.showwarning = show_one_line
         yield
 
 

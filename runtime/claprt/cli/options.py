@@ -7,7 +7,11 @@ import argparse
 from claprt.engines.select import BACKENDS
 from claprt.spec import PRECISIONS, RECIPES
 
-EPILOG = "exit codes: 0 all done; 1 done, but some inputs could not be used; 2 error, nothing done; 130 interrupted"
+ENDED = "130 interrupted; 141 the reader of stdout went away; 143 terminated"
+EPILOG = f"exit codes: 0 all done; 1 done, but some inputs could not be used; 2 error, nothing done; {ENDED}"
+
+# More than any machine has cores, and fewer than what a system lets a process start.
+_MAX_THREADS = 1024
 
 Commands = argparse._SubParsersAction  # the type of what add_subparsers returns has no public name
 
@@ -23,7 +27,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     """--backend, --precision, --threads, --device."""
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: fp32")
-    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: all usable cores)")
+    parser.add_argument("--threads", metavar="N", type=threads, help="CPU threads (default: all usable cores)")
     add_device(parser)
 
 
@@ -39,11 +43,37 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     """The type of an argument: an integer of at least 1."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
+    return _integer(text, 1)
 
 
 def natural(text: str) -> int:
     """The type of an argument: an integer of at least 0."""
-    return 0 if text == "0" else positive(text)
+    return _integer(text, 0)
+
+
+def number(text: str) -> float:
+    """The type of an argument: a decimal number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{_short(text)!r} is not a number") from None
+
+
+def threads(text: str) -> int:
+    """The type of --threads: a positive integer that is no slip of the finger."""
+    found = _integer(text, 1)
+    if found > _MAX_THREADS:
+        raise argparse.ArgumentTypeError(
+            f"{text} is too many; pass 1 to {_MAX_THREADS}, at best the cores that there are"
+        )
+    return found
+
+
+def _integer(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least):
+        raise argparse.ArgumentTypeError(f"{_short(text)!r} is not an integer from {least} to 999999999")
+    return int(text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}…"

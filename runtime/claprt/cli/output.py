@@ -7,11 +7,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-EXIT_PARTIAL, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+from claprt.printable import printable
+
+EXIT_PARTIAL, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 1, 2, 130, 141, 143
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """Print rows in aligned columns, a header and a rule above them; columns in `right` are aligned right."""
+    """Print rows in aligned columns, a header and a rule above them; columns in `right` are aligned right.
+
+    Cells may hold anything: what a terminal would obey is escaped.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -34,9 +40,14 @@ def print_json(document: Any) -> None:
 
 def report_note(text: str) -> None:
     """One line on stderr that is no error."""
-    print(f"claprt: {' '.join(text.split())}", file=sys.stderr)
+    print(f"claprt: {one_line(text)}", file=sys.stderr)
 
 
 def report_error(text: str) -> None:
     """One line on stderr."""
-    print(f"claprt: error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"claprt: error: {one_line(text)}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """A text that is shown on one line, whatever it quotes."""
+    return printable(" ".join(text.split()))

@@ -6,20 +6,32 @@ A command's module is loaded only when it runs: `claprt --help` needs none of th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from claprt._version import __version__
-from claprt.cli.options import EPILOG, Commands, add_device, add_engine, add_json, add_recipe, positive
+from claprt.cli.intermixed import Parser
+from claprt.cli.options import EPILOG, Commands, add_device, add_engine, add_json, add_recipe, natural, positive
 from claprt.cli.parser_bench import add_bench, add_eval
 from claprt.spec import PRECISIONS, VARIANTS
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The whole command line. `run` in what it parses is the command's function."""
-    parser = argparse.ArgumentParser(prog="claprt", description="CLAP, deployed without PyTorch.", epilog=EPILOG)
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments without the program's name. `run` in what comes back is the command's function.
+
+    Options may stand anywhere, `--` ends them, and a wrong one is an error of one line: the process then exits with 2.
+    """
+    words = joined(argv)
+    parser, commands = _parsers()
+    command = commands.get(words[0]) if words else None
+    return parser.parse_args(words) if command is None else command.parse_args(command.in_order(words[1:]))
+
+
+def _parsers() -> tuple[Parser, Mapping[str, Parser]]:
+    """The whole command line, and the parser of each command."""
+    parser = Parser(prog="claprt", description="CLAP, deployed without PyTorch.", epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"claprt {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _add_build(commands)
     _add_verify(commands)
     _add_info(commands)
@@ -29,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_engine_command(commands)
     add_bench(commands)
     _add_doctor(commands)
-    return parser
+    return parser, commands.choices
 
 
 def joined(argv: Sequence[str]) -> list[str]:
@@ -39,7 +51,7 @@ def joined(argv: Sequence[str]) -> list[str]:
     return list(argv)
 
 
-def _add_build(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_build(commands: Commands[Parser]) -> None:
     build = commands.add_parser(
         "build",
         help="export a checkpoint into a bundle (needs claprt[export])",
@@ -80,7 +92,7 @@ def _add_build(commands: Commands[argparse.ArgumentParser]) -> None:
     build.set_defaults(run=_build)
 
 
-def _add_verify(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_verify(commands: Commands[Parser]) -> None:
     verify = commands.add_parser(
         "verify",
         help="compare a bundle with its checkpoint (needs claprt[export])",
@@ -98,7 +110,7 @@ def _add_verify(commands: Commands[argparse.ArgumentParser]) -> None:
     verify.set_defaults(run=_verify)
 
 
-def _add_info(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_info(commands: Commands[Parser]) -> None:
     info = commands.add_parser(
         "info",
         help="show what a bundle is and check its files",
@@ -110,7 +122,7 @@ def _add_info(commands: Commands[argparse.ArgumentParser]) -> None:
     info.set_defaults(run=_info)
 
 
-def _add_classify(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_classify(commands: Commands[Parser]) -> None:
     classify = commands.add_parser(
         "classify",
         help="which of these labels fits each sound",
@@ -137,7 +149,7 @@ def _add_classify(commands: Commands[argparse.ArgumentParser]) -> None:
     classify.set_defaults(run=_classify)
 
 
-def _add_embed(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_embed(commands: Commands[Parser]) -> None:
     embed = commands.add_parser(
         "embed",
         help="write vectors of sounds or texts",
@@ -155,7 +167,7 @@ def _add_embed(commands: Commands[argparse.ArgumentParser]) -> None:
     embed.set_defaults(run=_embed)
 
 
-def _add_engine_command(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_engine_command(commands: Commands[Parser]) -> None:
     engine = commands.add_parser(
         "engine",
         help="build TensorRT engines of a bundle (needs claprt[tensorrt] or claprt[rtx])",
@@ -174,7 +186,7 @@ def _add_engine_command(commands: Commands[argparse.ArgumentParser]) -> None:
         "--compute-capability", metavar="LIST", help="with --rtx: build for these, such as 8.6,8.9,12.0"
     )
     engine.add_argument("--workspace", metavar="MIB", type=positive, help="device memory for one layer, at most")
-    engine.add_argument("--optimization-level", metavar="N", type=int, help="0 to 5: how long to search")
+    engine.add_argument("--optimization-level", metavar="N", type=natural, help="0 to 5: how long to search")
     engine.add_argument("--hardware-compatible", action="store_true", help="run on every GPU since Ampere; slower")
     engine.add_argument(
         "--version-compatible", action="store_true", help="run on later versions too, of the same major"
@@ -187,10 +199,10 @@ def _add_engine_command(commands: Commands[argparse.ArgumentParser]) -> None:
     engine.add_argument("--list", action="store_true", help="list the engines that the bundle has, and build none")
     add_device(engine)
     add_json(engine)
-    engine.set_defaults(run=_engine)
+    engine.set_defaults(run=_engine, defaults={action.dest: action.default for action in engine._actions})
 
 
-def _add_doctor(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_doctor(commands: Commands[Parser]) -> None:
     doctor = commands.add_parser(
         "doctor",
         help="what can run here, and why not",

@@ -5,12 +5,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from claprt.cli.options import EPILOG, Commands, add_device, add_json, add_recipe, natural, positive
+from claprt.cli.intermixed import Parser
+from claprt.cli.options import (
+    ENDED,
+    EPILOG,
+    Commands,
+    add_device,
+    add_json,
+    add_recipe,
+    natural,
+    number,
+    positive,
+    threads,
+)
 from claprt.engines.select import BACKENDS
 from claprt.spec import PRECISIONS
 
 
-def add_eval(commands: Commands[argparse.ArgumentParser]) -> None:
+def add_eval(commands: Commands[Parser]) -> None:
     """Claprt eval."""
     evaluation = commands.add_parser(
         "eval",
@@ -33,7 +45,7 @@ def add_eval(commands: Commands[argparse.ArgumentParser]) -> None:
     evaluation.add_argument(
         "--precision", metavar="LIST", default="fp32", help=f"of {', '.join(PRECISIONS)}, or all (default: fp32)"
     )
-    evaluation.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: all usable cores)")
+    evaluation.add_argument("--threads", metavar="N", type=threads, help="CPU threads (default: all usable cores)")
     add_device(evaluation)
     add_recipe(evaluation)
     evaluation.add_argument(
@@ -67,7 +79,7 @@ def add_eval(commands: Commands[argparse.ArgumentParser]) -> None:
     evaluation.add_argument("--fold-column", metavar="NAME")
     evaluation.add_argument("--split-column", metavar="NAME")
     evaluation.add_argument("--label-separator", metavar="S", help="between several labels of a sound, such as ';'")
-    evaluation.add_argument("--confidence", metavar="P", type=float, default=0.95, help="of the intervals (0.95)")
+    evaluation.add_argument("--confidence", metavar="P", type=number, default=0.95, help="of the intervals (0.95)")
     evaluation.add_argument("--resamples", metavar="N", type=positive, default=2000, help="of the bootstrap (2000)")
     evaluation.add_argument("--seed", metavar="N", type=natural, default=0, help="of everything random (0)")
     evaluation.add_argument(
@@ -77,23 +89,22 @@ def add_eval(commands: Commands[argparse.ArgumentParser]) -> None:
     evaluation.set_defaults(run=_eval)
 
 
-def add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
+def add_bench(commands: Commands[Parser]) -> None:
     """Claprt bench, claprt bench compare, claprt bench report."""
     bench = commands.add_parser(
         "bench",
         help="how fast a bundle is here: each stage, whole paths, cold start",
         description="Measure how fast a bundle is on this machine. Values are checked before times are taken; each "
         "repeat is a fresh process. claprt bench compare and claprt bench report take what --json writes.",
-        epilog="exit codes: 0 measured; 1 measured, but something that was asked for could not be; 2 error; "
-        "130 interrupted",
+        epilog=f"exit codes: 0 measured; 1 measured, but something that was asked for could not be; 2 error; {ENDED}",
     )
     bench.add_argument("bundle", metavar="BUNDLE", type=Path, help="the bundle's directory (./compare if so named)")
     bench.add_argument("--backend", choices=("auto", *BACKENDS), default="auto")
     bench.add_argument("--precision", metavar="LIST", default="fp32", help=f"of {', '.join(PRECISIONS)}; or all (fp32)")
     bench.add_argument("--batch", metavar="LIST", default="1,8", help="items of a call (1,8)")
-    bench.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: all usable cores)")
+    bench.add_argument("--threads", metavar="N", type=threads, help="CPU threads (default: all usable cores)")
     add_device(bench)
-    bench.add_argument("--duration", metavar="S", type=float, default=5.0, help="seconds for each measurement (5)")
+    bench.add_argument("--duration", metavar="S", type=number, default=5.0, help="seconds for each measurement (5)")
     bench.add_argument("--repeats", metavar="N", type=positive, default=5, help="fresh processes that share them (5)")
     bench.add_argument("--only", metavar="LIST", help="of stages, paths, cold-start (all); none for none of them")
     bench.add_argument(
@@ -124,7 +135,8 @@ def add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
         "bench compare",
         help="what changed between two results, beyond noise",
         description="Compare two results of claprt bench, or two of claprt eval, and tell what changed beyond noise.",
-        epilog="exit codes: 0 compared; 1 with --fail-on: something got worse; 2 error",
+        epilog="exit codes: 0 compared; 1 with --fail-on: something got worse; 2 error, or with --fail-on nothing to "
+        "judge",
     )
     compare.add_argument("before", metavar="A.json", type=Path)
     compare.add_argument("after", metavar="B.json", type=Path)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from claprt.cli.bundle_files import bundle_files
 from claprt.cli.output import EXIT_ERROR, EXIT_PARTIAL, print_json, print_table, report_error, report_note
 from claprt.errors import ClaprtError, OptionError, TextError
+from claprt.files import check_outputs, check_target, read_regular
 from claprt.gpu import NO_DRIVER
 from claprt.head import ClassProbability, load_head
 from claprt.model import DEFAULT_TEMPLATE, Clap, Prediction, load
+from claprt.printable import printable
 from claprt.progress import Progress
 from claprt.vectors import Embeddings
 
@@ -26,6 +29,7 @@ def run_classify(args: argparse.Namespace) -> int:
     """Print a table or a JSON object with the best labels of each file."""
     if args.head:
         return _classify_with_head(args)
+    _check_files(args.files)
     labels = _read_lines(args.labels_file) if args.labels_file else _split_labels(args.labels)
     clap = _load(args)
     known = clap.embed_labels(labels, args.template or DEFAULT_TEMPLATE)
@@ -47,6 +51,7 @@ def _classify_with_head(args: argparse.Namespace) -> int:
     """The same with a head's classes, which have probabilities but no cosines."""
     if args.template:
         raise OptionError(f"--template is for labels: {args.template[0]!r}; a head has no texts, leave it out")
+    _check_files(args.files)
     head = load_head(args.head)
     clap = _load(args)
     head.check_space(clap.space_id)
@@ -86,9 +91,12 @@ def run_embed(args: argparse.Namespace) -> int:
     """Write vectors of files or of lines of text."""
     if bool(args.files) == bool(args.texts_file):
         raise OptionError("embed needs either FILEs or --texts-file, and not both; see claprt embed --help")
-    parent = args.output.absolute().parent
-    if args.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise OptionError(f"the vectors cannot be written: {args.output}; choose a file in a directory that exists")
+    if args.texts_file and args.recipe:
+        raise OptionError(f"--recipe is for sounds: {args.recipe}; leave it out with --texts-file")
+    _check_files(args.files)
+    check_target(args.output, "the vectors")
+    texts_file = [args.texts_file] if args.texts_file else []
+    check_outputs([("-o", args.output)], chain(args.files, texts_file, bundle_files(args.bundle)))
     texts = _read_lines(args.texts_file) if args.texts_file else None
     clap = _load(args)
     errors: list[dict[str, str]] = []
@@ -101,12 +109,22 @@ def run_embed(args: argparse.Namespace) -> int:
     if args.json:
         written = str(args.output) if names else None
         print_json(
-            {**_about(clap, args.recipe), "output": written, "count": len(names), "dim": clap.embedding_dim}
+            {
+                **_about(clap, args.recipe, sounds=texts is None),
+                "output": written,
+                "count": len(names),
+                "dim": clap.embedding_dim,
+            }
             | {"errors": errors}
         )
     elif names:
-        print(f"{args.output}: {len(names)} vectors of {clap.embedding_dim}, space {clap.space_id}")
+        print(f"{printable(str(args.output))}: {len(names)} vectors of {clap.embedding_dim}, space {clap.space_id}")
     return _report(errors, len(args.files))
+
+
+def _check_files(files: Sequence[str]) -> None:
+    if "-" in files and not Path("-").exists():
+        raise OptionError("standard input is not read: '-'; pass files, such as one that it was saved to")
 
 
 def _load(args: argparse.Namespace) -> Clap:
@@ -152,13 +170,14 @@ def _report(errors: Sequence[dict[str, str]], total: int) -> int:
     return EXIT_PARTIAL if len(errors) < total else EXIT_ERROR
 
 
-def _about(clap: Clap, recipe: str | None) -> dict[str, object]:
+def _about(clap: Clap, recipe: str | None, sounds: bool = True) -> dict[str, object]:
+    """Texts have no recipe."""
     return {
         "model": clap.manifest.model.source,
         "space_id": clap.space_id,
         "backend": clap.backend,
         "precision": clap.precision,
-        "recipe": recipe or clap.manifest.audio.default_recipe,
+        "recipe": (recipe or clap.manifest.audio.default_recipe) if sounds else None,
     }
 
 
@@ -178,15 +197,13 @@ def _split_labels(text: str) -> list[str]:
 def _read_lines(path: Path) -> list[str]:
     """The non-blank lines of a UTF-8 file, stripped."""
     try:
-        if not path.is_file():
-            what = "it is not a regular file" if path.exists() else "there is no such file"
-            raise TextError(f"the texts cannot be read: {path}: {what}; pass a UTF-8 file with one text a line")
-        with path.open("rb") as stream:
-            data = stream.read(_LINES_MAX_BYTES + 1)
+        data = read_regular(path, _LINES_MAX_BYTES)
     except OSError as error:
-        raise TextError(f"the texts cannot be read: {path}: {error.strerror}; check its permissions") from error
-    if len(data) > _LINES_MAX_BYTES:
-        raise TextError(f"the texts cannot be read: {path}: more than {_LINES_MAX_BYTES} bytes; split the file")
+        raise TextError(
+            f"the texts cannot be read: {path}: {error.strerror}; pass a UTF-8 file with one text a line"
+        ) from error
+    if b"\0" in data:
+        raise TextError(f"the texts are not UTF-8: {path}: byte {data.index(0)} is 0x00; convert the file")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
