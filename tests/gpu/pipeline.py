@@ -318,6 +318,20 @@ def the_second_gpu() -> None:
         claprt.load(bundle(), "tensorrt", device=2)
 
 
+def the_next_batch_goes_up_while_one_runs() -> None:
+    """On another stream, which is there only where batches follow each other; and no third one."""
+    from tests.kernels.fake_cuda.pycuda_env import FakeCuda
+
+    the_usual_engines()
+    _, gpu = loaded()
+    cuda, made = FakeCuda(), []
+    for count in (4, 4, 5, 9, 20):
+        before = cuda.count("cuStreamCreate")
+        gpu.embed_audio(sounds(count))
+        made.append(cuda.count("cuStreamCreate") - before)
+    assert made == [1, 0, 1, 0, 0]
+
+
 def a_warm_call_allocates_nothing() -> None:
     from tests.kernels.fake_cuda.pycuda_env import FakeCuda
 

@@ -86,6 +86,12 @@ class DeviceTower(Protocol):
         ...
 
 
+class _Run:
+    """A run on a slot's stream."""
+
+    waited_for = False
+
+
 class Staging:
     """Pinned memory of one run at a time: what goes up, what comes down, and whether it is done."""
 
@@ -93,6 +99,7 @@ class Staging:
         self._launcher = launcher
         self._pinned: dict[str, NDArray[np.uint8]] = {}
         self._done = launcher.event()
+        self._run = _Run()
 
     def memory(self, name: str, size: int) -> NDArray[np.uint8]:
         """Memory by name, uint8, at least `size` bytes; what was in a smaller one is lost."""
@@ -100,13 +107,15 @@ class Staging:
             self._pinned[name] = self._launcher.pinned(max(size, 1))
         return self._pinned[name]
 
-    def record(self, stream: Any) -> None:
-        """The run ends here."""
+    def record(self, stream: Any) -> _Run:
+        """A run ends here, and is the one that is waited for from now on."""
+        self._run = _Run()
         self._launcher.record(self._done, stream)
+        return self._run
 
     def vectors(self, rows: int, dim: int) -> NDArray[np.float32]:
         """Wait for the run; its vectors, (rows, dim) float32, a new array."""
-        self._launcher.wait(self._done)
+        self._wait()
         vectors: NDArray[np.float32] = self._pinned["output"][: 4 * rows * dim].view(np.float32)
         return np.array(vectors.reshape(rows, dim), dtype=np.float32)
 
@@ -115,7 +124,13 @@ class Staging:
         from claprt_kernels import KernelError
 
         with suppress(KernelError):  # told to whoever wants the vectors
+            self._wait()
+
+    def _wait(self) -> None:
+        try:
             self._launcher.wait(self._done)
+        finally:
+            self._run.waited_for = True
 
 
 class Slot:
@@ -145,6 +160,12 @@ class Slot:
         self.inputs = {name: self.device(name, self._bytes(name)) for name in tower.inputs}
         self.output = self.device("output", 4 * most * dim)
         self._context: DeviceContext | None = tower.context(self.stream)
+        self._last: _Run | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way that nobody has waited for yet."""
+        return self._last is None or self._last.waited_for
 
     def device(self, name: str, size: int) -> int:
         """Address of device memory of the slot by name, at least `size` bytes; what was in a smaller one is lost.
@@ -175,7 +196,7 @@ class Slot:
         self._context.enqueue(shapes, self.inputs, self.output)
         size = 4 * self.dim * next(iter(shapes.values()))[0]
         self.launcher.copy_back(staging.memory("output", 4 * self.most * self.dim)[:size], self.output, self.stream)
-        staging.record(self.stream)
+        self._last = staging.record(self.stream)
 
     def wait(self, rows: int) -> NDArray[np.float32]:
         """Wait for the last run with the slot's own staging; its vectors, (rows, dim) float32, a new array."""
@@ -216,7 +237,7 @@ class DeviceEngine:
         self.launcher, self.tower, self.dim = launcher, tower, dim
         self._most = tower.steps[-1]
         self._changed = threading.Condition()
-        self._free: deque[Slot] = deque()  # the one that was used last comes last
+        self._free: deque[Slot] = deque()  # the one that was given back last comes last
         self._made, self._limit = 0, SLOTS
 
     @property
@@ -301,16 +322,22 @@ class DeviceEngine:
             self._give(slot)
 
     def _take(self) -> Slot:
+        """An idle slot; else a new one, so that what goes up for it does not wait for the run on another; else any."""
         with self._changed:
-            while not self._free:
+            while True:
+                idle = next((slot for slot in self._free if slot.idle), None)
+                if idle is not None:
+                    self._free.remove(idle)
+                    return idle
                 if self._made < self._limit:
                     slot = self._another()
                     if slot is not None:
                         self._made += 1
                         return slot
+                elif self._free:
+                    return self._free.popleft()
                 else:
                     self._changed.wait()
-            return self._free.popleft()
 
     def _give(self, slot: Slot) -> None:
         with self._changed:
