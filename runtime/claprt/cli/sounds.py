@@ -128,9 +128,10 @@ def _check_files(files: Sequence[str]) -> None:
 
 
 def _load(args: argparse.Namespace) -> Clap:
-    """The bundle. Where "auto" passes over a GPU that is there, a line on stderr says why."""
+    """The bundle. Where there is a GPU, a line on stderr says what "auto" chose, and why not the others."""
     clap = load(args.bundle, args.backend, args.precision, args.threads, args.device)
-    if any(not reason.startswith(NO_DRIVER) for _, reason in clap.choice.passed_over):
+    there = any(not reason.startswith(NO_DRIVER) for _, reason in clap.choice.passed_over)
+    if args.backend == "auto" and (there or clap.backend != "ort-cpu"):
         report_note(f"backend {clap.choice}")
     return clap
 
