@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import threading
@@ -316,6 +318,20 @@ def the_second_gpu() -> None:
             assert_close(gpu.embed_text(TEXTS), cpu.embed_text(TEXTS), 1e-6)
     with pytest.raises(BackendError, match="there is no GPU 2: the driver shows 2"):
         claprt.load(bundle(), "tensorrt", device=2)
+
+
+def auto_says_what_it_chose() -> None:
+    """On stderr, where there is a GPU. A backend that is named needs no line."""
+    from claprt.cli.main import main
+
+    the_usual_engines()
+    texts = bundle().parent / "texts.txt"
+    texts.write_text("rain\n")
+    command = ["embed", str(bundle()), "--texts-file", str(texts), "-o", str(bundle().parent / "texts.npz")]
+    for options, said in (([], "claprt: backend tensorrt\n"), (["--backend", "tensorrt"], "")):
+        with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()):
+            assert main([*command, *options]) == 0
+        assert errors.getvalue() == said
 
 
 def the_next_batch_goes_up_while_one_runs() -> None:

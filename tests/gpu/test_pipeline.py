@@ -76,6 +76,7 @@ def test_fusion_of_long_sounds(run: Run, demo_fused_bundle: Path) -> None:
         pipeline.who_waits_for_sounds_keeps_nobody_waiting,
         pipeline.memory_ends_with_its_owner,
         pipeline.however_little_memory_there_is,
+        pipeline.auto_says_what_it_chose,
         pipeline.the_next_batch_goes_up_while_one_runs,
         pipeline.a_warm_call_allocates_nothing,
         pipeline.shapes_that_come_again_are_captured,

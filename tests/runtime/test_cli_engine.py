@@ -24,9 +24,11 @@ from pathlib import Path
 import pytest
 
 import claprt
+from claprt.engines.tensorrt.build import BuildOptions
 from claprt.engines.tensorrt.signals import signals_wait
 from claprt.errors import BackendError, OptionError
 from claprt.gpu import find_gpu
+from claprt_export.engines import build_engines
 from tests.hostile.make_bundles import sign
 from tests.runtime.cli_helpers import Cli, Result, spawn
 
@@ -250,6 +252,14 @@ def test_list_says_what_is_damaged(cli: Cli, bundle: Path) -> None:
 # What is refused
 
 
+@pytest.mark.usefixtures("rtx", "no_gpu")
+@pytest.mark.parametrize("level", [-1, 6])
+def test_bad_optimization_level_from_python(bundle: Path, level: int) -> None:
+    options = BuildOptions(compute_capabilities=("8.6",), optimization_level=level)
+    with pytest.raises(OptionError, match=rf"bad optimization level: {level}; choose 0 … 5"):
+        build_engines(bundle, rtx=True, precisions=("fp32",), options=options)
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -270,8 +280,8 @@ def test_list_says_what_is_damaged(cli: Cli, bundle: Path) -> None:
         (["--tokens", "0"], "bad steps of tokens: 0; pass ascending integers of 1 to 512"),
         (["--tokens", "16,600"], "bad steps of tokens: 16, 600"),
         (["--tokens", "1.5"], "bad --tokens: '1.5'"),
-        (["--optimization-level", "6"], "bad optimization level: 6; choose 0 … 5"),
-        (["--optimization-level", "-1"], "bad optimization level: -1"),
+        (["--optimization-level", "6"], "--optimization-level: '6' is not an integer from 0 to 5"),
+        (["--optimization-level", "-1"], "--optimization-level: '-1' is not an integer from 0 to 5"),
         (["--hardware-compatible"], "has no option hardware_compatible"),
         (["--version-compatible"], "has no option version_compatible"),
         (["--compute-capability", "9.0"], "does not build for this compute capability: 9.0; it builds for 7.5, 8.0"),

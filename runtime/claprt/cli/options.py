@@ -69,9 +69,14 @@ def threads(text: str) -> int:
     return found
 
 
-def _integer(text: str, least: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least):
-        raise argparse.ArgumentTypeError(f"{_short(text)!r} is not an integer from {least} to 999999999")
+def level(text: str) -> int:
+    """TensorRT's builder optimization level, 0 to 5."""
+    return _integer(text, 0, 5)
+
+
+def _integer(text: str, least: int, most: int = 999_999_999) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{_short(text)!r} is not an integer from {least} to {most}")
     return int(text)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from claprt._version import __version__
 from claprt.cli.intermixed import Parser
-from claprt.cli.options import EPILOG, Commands, add_device, add_engine, add_json, add_recipe, natural, positive
+from claprt.cli.options import EPILOG, Commands, add_device, add_engine, add_json, add_recipe, level, positive
 from claprt.cli.parser_bench import add_bench, add_eval
 from claprt.spec import PRECISIONS, VARIANTS
 
@@ -186,7 +186,7 @@ def _add_engine_command(commands: Commands[Parser]) -> None:
         "--compute-capability", metavar="LIST", help="with --rtx: build for these, such as 8.6,8.9,12.0"
     )
     engine.add_argument("--workspace", metavar="MIB", type=positive, help="device memory for one layer, at most")
-    engine.add_argument("--optimization-level", metavar="N", type=natural, help="0 to 5: how long to search")
+    engine.add_argument("--optimization-level", metavar="N", type=level, help="0 to 5: how long to search")
     engine.add_argument("--hardware-compatible", action="store_true", help="run on every GPU since Ampere; slower")
     engine.add_argument(
         "--version-compatible", action="store_true", help="run on later versions too, of the same major"
