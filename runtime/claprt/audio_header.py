@@ -1,8 +1,8 @@
 """What the headers of sound files promise: libsndfile reads a file that was cut off as if it had been made so short.
 
 Formats: "Multimedia Programming Interface and Data Specifications 1.0" (RIFF), EBU Tech 3306 (RF64), Sony's Wave64,
-Apple's "Audio Interchange File Format" 1.3 (AIFF, AIFC) and "Core Audio Format" (CAF), Sun's .au. FLAC needs no help;
-OGG and MP3 are streams, which promise nothing.
+Apple's "Audio Interchange File Format" 1.3 (AIFF, AIFC) and "Core Audio Format" (CAF), Sun's .au, NIST's SPHERE (the
+.wav files of TIMIT). FLAC needs no help; OGG and MP3 are streams, which promise nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ _UNKNOWN = 0x7FFF0000
 # What some writers count too much: a header.
 _SLACK = 64
 _MOST_CHUNKS = 1000
+_SPHERE_BYTES = 1 << 16  # of a header that is looked at; 1024 as a rule
 _W64_RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 _W64_DATA = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
 
@@ -62,6 +63,8 @@ def _samples(file: BinaryIO, magic: bytes, end: int) -> tuple[int, int] | None:
         # Sizes count their own header of 24 bytes; the file's is followed by "wave".
         chunks = _chunks(file, 40, end, name=16, size=8, order="little", align=8, counted=24)
         return next(((begin, size) for kind, begin, size in chunks if kind == _W64_DATA and size > 0), None)
+    if magic[:8] == b"NIST_1A\n":
+        return _sphere(file)
     return None
 
 
@@ -76,6 +79,20 @@ def _wave(file: BinaryIO, order: str, end: int) -> tuple[int, int] | None:
                 return begin, whole
             return (begin, size) if _known(size) else None
     return None
+
+
+def _sphere(file: BinaryIO) -> tuple[int, int] | None:
+    """After the header's size lines of "name -i value", to "end_head"."""
+    file.seek(8)
+    try:
+        begin = int(file.read(8))
+        file.seek(16)
+        lines = file.read(min(max(begin - 16, 0), _SPHERE_BYTES)).partition(b"end_head")[0].splitlines()
+        values = dict(line.split()[::2] for line in lines if line.count(b" -i ") == 1)
+        size = int(values[b"sample_count"]) * int(values[b"sample_n_bytes"]) * int(values[b"channel_count"])
+    except (ValueError, KeyError):  # not as it should be: libsndfile says so, or makes something of it
+        return None
+    return (begin, size) if _known(size) else None
 
 
 def _chunks(

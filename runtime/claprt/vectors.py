@@ -14,6 +14,9 @@ from claprt.errors import BundleError, OptionError
 from claprt.files import open_regular, write_whole
 
 _FIX = "write one with `claprt embed`"
+# Of a compressed archive: what may be unpacked at any rate, and how much more than was packed.
+_UNPACKED_BYTES = 1 << 28
+_UNPACKED_RATIO = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +147,7 @@ def read_archive(
     """
     try:
         with open_regular(path, most_bytes) as stream, np.load(stream, allow_pickle=False) as archive:
+            _check_unpacked(archive, os.fstat(stream.fileno()).st_size)
             return {name: archive[name] for name in wanted}
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
@@ -151,6 +155,13 @@ def read_archive(
     except Exception as error:  # a damaged archive: whatever zipfile, zlib and NumPy raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BundleError(f"not {what}: {path}: {reason}; {fix}") from error
+
+
+def _check_unpacked(archive: Any, packed: int) -> None:
+    """Check that a small file does not unpack to what fills the memory. Archives of claprt are not compressed."""
+    unpacked = sum(member.file_size for member in archive.zip.infolist())
+    if unpacked > max(_UNPACKED_BYTES, _UNPACKED_RATIO * packed):
+        raise ValueError(f"its {packed} bytes unpack to {unpacked}")
 
 
 def write_archive(path: str | os.PathLike[str], what: str, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -224,6 +224,19 @@ def _broken_deflate() -> bytes:
     return bytes(data)
 
 
+def _bomb() -> bytes:
+    """A third of a megabyte that unpacks to 300 MB."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in GOOD.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array)
+        with archive.open("more.npy", "w") as member:
+            for _ in range(300):
+                member.write(bytes(1_000_000))
+    return stream.getvalue()
+
+
 def _plain_npy() -> bytes:
     stream = io.BytesIO()
     np.save(stream, np.zeros((1, 4), np.float32))
@@ -238,6 +251,7 @@ FORGED = {
     "broken inside": npz(**GOOD).replace(b"NUMPY", b"numpy"),
     "huge": _huge_header(),
     "broken deflate": _broken_deflate(),
+    "bomb": _bomb(),
     "zip of nothing": b"PK\5\6" + bytes(18),
 }
 
@@ -249,6 +263,12 @@ def test_files_that_are_no_archive(tmp_path: Path, case: str) -> None:
     with pytest.raises(BundleError, match="not an archive of vectors") as caught:
         load_embeddings(path)
     assert "\n" not in str(caught.value)
+
+
+def test_an_archive_that_somebody_compressed_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "v.npz").open("wb") as stream:
+        np.savez_compressed(stream, **(GOOD | {"names": np.array(["a" * 50_000])}))
+    assert load_embeddings(tmp_path / "v.npz").names == ["a" * 50_000]
 
 
 @pytest.mark.parametrize("name", ["missing.npz", "folder", "x" * 300])
