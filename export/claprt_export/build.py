@@ -15,26 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 import claprt
-from claprt.bundle import open_bundle, sha256_file
+from claprt.bundle import open_bundle
 from claprt.errors import ClaprtError, ExportError, OptionError
 from claprt.manifest import (
     MANIFEST_FILE,
     AudioInfo,
-    FileEntry,
     Manifest,
     ModelInfo,
     TextInfo,
     TokenizerProbe,
-    Variant,
     compute_space_id,
 )
-from claprt.model import load_variant
 from claprt.progress import Progress
 from claprt.spec import PRECISIONS, VARIANTS
-from claprt_export import sentences
+from claprt_export import graph, sentences
 from claprt_export.checkpoint import Checkpoint, load_checkpoint
 from claprt_export.comparison import BOUNDS, verification_sounds, verification_texts
 from claprt_export.graph import export_audio_tower, export_text_tower
+from claprt_export.on_cpu import running
 from claprt_export.parity import compare, make_reference, require
 from claprt_export.precision.data import CalibrationSet, by_length, calibration_set, text_batches, waveform_batches
 from claprt_export.report import VariantReport, demo_accuracy, demo_sounds, require_accuracy, sizes
@@ -188,7 +186,7 @@ def _write_variants(
 def _judged_texts(tower: Tower) -> list[str]:
     """What layers are judged on. INT8 fails on few texts and there badly: the more of them the better."""
     weights = sum(p.numel() for p in tower.module.parameters())
-    more = sentences.mixtures(min(300, 1_000_000_000 // weights))
+    more = sentences.mixtures(min(1000, 1_000_000_000 // weights))
     return [*verification_texts(), *sentences.CALIBRATION, *more]
 
 
@@ -238,7 +236,7 @@ def _put_in_place(staging: Path, output: Path, replace: bool) -> None:
 def _manifest(checkpoint: Checkpoint, staging: Path, variants: Sequence[str]) -> Manifest:
     spec = checkpoint.log_mel
     weights = checkpoint.weights_sha256
-    tokenizer = _entry(staging / "tokenizer.json")
+    tokenizer = graph.file_entry(staging / "tokenizer.json")
     text_config = checkpoint.model.config.text_config
     return Manifest(
         model=ModelInfo(
@@ -255,7 +253,7 @@ def _manifest(checkpoint: Checkpoint, staging: Path, variants: Sequence[str]) ->
             clip_seconds=spec.clip_seconds,
             fusion=checkpoint.fusion,
             default_recipe="fusion" if checkpoint.fusion else "windows",
-            variants={name: _variant(staging, f"audio.{name}.onnx") for name in variants},
+            variants={name: graph.entry(staging / f"audio.{name}.onnx") for name in variants},
         ),
         text=TextInfo(
             tokenizer=tokenizer,
@@ -263,19 +261,9 @@ def _manifest(checkpoint: Checkpoint, staging: Path, variants: Sequence[str]) ->
             vocab_size=int(text_config.vocab_size),
             max_tokens=checkpoint.max_tokens,
             probe=TokenizerProbe(PROBE_TEXT, tuple(checkpoint.tokenizer(PROBE_TEXT)["input_ids"])),
-            variants={name: _variant(staging, f"text.{name}.onnx") for name in variants},
+            variants={name: graph.entry(staging / f"text.{name}.onnx") for name in variants},
         ),
     )
-
-
-def _entry(path: Path) -> FileEntry:
-    return FileEntry(path.name, sha256_file(path), path.stat().st_size)
-
-
-def _variant(staging: Path, name: str) -> Variant:
-    entry = _entry(staging / name)
-    data = staging / (name + ".data")
-    return Variant(entry.file, entry.sha256, entry.bytes, (_entry(data),) if data.exists() else ())
 
 
 def _write(manifest: Manifest, staging: Path) -> None:
@@ -299,14 +287,14 @@ def _verify(
     reference = make_reference(checkpoint, description, waveforms, say("transformers, sound", count))
     labelled = demo_sounds() if checkpoint.source in DEMO_SOURCES else []
     reports: dict[str, VariantReport] = {}
-    for variant in open_bundle(staging).manifest.variants:
-        clap = load_variant(staging, variant)
-        verification = compare(clap, reference, say(f"verifying {variant}, sound", count))
-        require(verification, variant)
-        accuracy = demo_accuracy(clap, labelled, say(f"{variant}: labelled sound", len(labelled))) if labelled else None
-        reports[variant] = VariantReport(
-            verification, sizes(clap.manifest, variant), choices.get(variant, {}), accuracy
-        )
+    manifest = open_bundle(staging).manifest
+    for variant in manifest.variants:
+        with running(staging, variant) as clap:
+            verification = compare(clap, reference, say(f"verifying {variant}, sound", count))
+            require(verification, variant)
+            sounds = say(f"{variant}: labelled sound", len(labelled))
+            accuracy = demo_accuracy(clap, labelled, sounds) if labelled else None
+        reports[variant] = VariantReport(verification, sizes(manifest, variant), choices.get(variant, {}), accuracy)
         require_accuracy(variant, accuracy, reports["fp32"].accuracy)
         progress.advance()
     return reports

@@ -12,7 +12,9 @@ from typing import Any
 import onnx
 import torch
 
+from claprt.bundle import sha256_file
 from claprt.errors import ExportError
+from claprt.manifest import FileEntry, Variant
 from claprt_export.checkpoint import Checkpoint
 from claprt_export.towers import AudioTower, TextTower
 
@@ -144,6 +146,18 @@ def save(model: onnx.ModelProto, path: Path) -> None:
         size_threshold=1024,
     )
     data.chmod(path.stat().st_mode)  # onnx makes it readable for its owner only
+
+
+def entry(path: Path) -> Variant:
+    """What a manifest says of a graph that `save` wrote, and of its weights."""
+    data = path.with_name(path.name + ".data")
+    own = file_entry(path)
+    return Variant(own.file, own.sha256, own.bytes, (file_entry(data),) if data.exists() else ())
+
+
+def file_entry(path: Path) -> FileEntry:
+    """What a manifest says of a file in the bundle's directory."""
+    return FileEntry(path.name, sha256_file(path), path.stat().st_size)
 
 
 def check(path: Path, inputs: Sequence[str], output: str, domains: Collection[str] = ("",)) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from claprt.engines.ort import OrtEngine
 from claprt.errors import ExportError
 from claprt_export import graph
+from claprt_export.on_cpu import runnable
 from claprt_export.precision.data import Batch, select
 from claprt_export.precision.half import module_of, to_half
 from claprt_export.precision.int8 import for_cpu, for_tensorrt, with_weights_of
@@ -158,17 +159,18 @@ def _graph_error(tower: Tower, variant: str, way: _Way) -> float:
 
     Texts are quick, and one that is the worst in a graph need not be among the worst of the simulation.
     """
-    path = tower.path(variant)
-    names = [value.name for value in onnx.load(str(path), load_external_data=False).graph.input]
-    engine = OrtEngine([path], tuple(names), tower.reference.shape[1])
+    inputs, reference = tower.inputs, tower.reference
+    if tower.name != "text":
+        worst = way.errors.argsort(descending=True)[:_TRIED].tolist()
+        inputs, reference = select(inputs, worst), reference[worst]
+    names = [v.name for v in onnx.load(str(tower.path(variant)), load_external_data=False).graph.input]
+    with runnable(tower.path(variant), variant) as path:
+        engine = OrtEngine([path], tuple(names), reference.shape[1])
 
-    def run(*batch: Tensor) -> Tensor:
-        return torch.from_numpy(engine.run(dict(zip(names, (t.numpy() for t in batch), strict=True))))
+        def run(*batch: Tensor) -> Tensor:
+            return torch.from_numpy(engine.run(dict(zip(names, (t.numpy() for t in batch), strict=True))))
 
-    if tower.name == "text":
-        return float(errors(run, tower.inputs, tower.reference).max())
-    worst = way.errors.argsort(descending=True)[:_TRIED].tolist()
-    return float(errors(run, select(tower.inputs, worst), tower.reference[worst]).max())
+        return float(errors(run, inputs, reference).max())
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 from claprt.bundle import open_bundle
 from claprt.errors import CheckpointError, OptionError
-from claprt.model import load_variant
 from claprt.progress import Progress
 from claprt_export.checkpoint import load_checkpoint
 from claprt_export.comparison import Verification, verification_sounds
+from claprt_export.on_cpu import running
 from claprt_export.parity import compare, make_reference
 
 
@@ -79,7 +79,8 @@ def verify(
             def say(done: int, name: str = name) -> None:
                 progress.note(f"{name}, sound {done} of {count}")
 
-            verification = compare(load_variant(bundle, name), reference, say)
+            with running(bundle, name) as clap:
+                verification = compare(clap, reference, say)
             result[name] = VerifiedVariant(verification, tuple(verification.missed(name)))
             progress.advance()
     return result

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import claprt
-from claprt.errors import BundleError, OptionError
+from claprt.engines import ort
+from claprt.errors import BackendError, BundleError, OptionError
 from claprt.model import load_variant
+from claprt_export.on_cpu import running
 from tests.runtime.cli_helpers import Cli
 
 RATE = 48_000
@@ -52,10 +54,9 @@ def test_vectors_of_variants_are_comparable(demo_bundle: Path) -> None:
     exact = claprt.load(demo_bundle)
     seen = [exact.embed_text(TEXTS)]
     for variant in ("fp16", "int8", "int8-cpu"):
-        clap = load_variant(demo_bundle, variant)
-        assert clap.variant == variant
-        assert clap.space_id == exact.space_id
-        text, audio = clap.embed_text(TEXTS), clap.embed_audio(WAVES)
+        with running(demo_bundle, variant) as clap:
+            assert clap.space_id == exact.space_id
+            text, audio = clap.embed_text(TEXTS), clap.embed_audio(WAVES)
         assert (text * exact.embed_text(TEXTS)).sum(1).min() > 0.998
         assert (audio * exact.embed_audio(WAVES)).sum(1).min() > 0.998
         assert all(np.abs(text - other).max() > 1e-6 for other in seen)
@@ -66,9 +67,27 @@ def test_a_bundle_with_the_gpu_form_only(demo_bundle: Path, tmp_path: Path) -> N
     """It runs on a CPU too, and says what it is; FP32 must then be asked for in vain."""
     clap = claprt.load(with_variants(demo_bundle, tmp_path, "int8"), precision="int8")
     assert (clap.variant, clap.precision) == ("int8", "int8")
-    assert clap.embed_text(TEXTS).shape == (2, clap.embedding_dim)
+    if ort.quantizes_half():
+        assert clap.embed_text(TEXTS).shape == (2, clap.embedding_dim)
+    else:
+        with pytest.raises(BackendError, match=r"computes the variant int8 wrong on a CPU"):
+            clap.embed_text(TEXTS)
     with pytest.raises(OptionError, match=r"the bundle has no fp32: .* it has int8"):
         claprt.load(tmp_path / "changed")
+
+
+def test_the_gpu_form_is_refused_where_it_would_be_wrong(
+    demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime before 1.30, of which Python 3.10 has no newer one. The other form is right there."""
+    monkeypatch.setattr(ort, "quantizes_half", lambda: False)
+    clap = claprt.load(with_variants(demo_bundle, tmp_path, "int8"), precision="int8")
+    refused = r"int8 wrong on a CPU .*changed; build the bundle again"
+    with pytest.raises(BackendError, match=refused):
+        clap.embed_text(TEXTS)
+    with pytest.raises(BackendError, match=refused):
+        clap.embed_audio(WAVES)
+    assert claprt.load(demo_bundle, precision="int8").embed_text(TEXTS).shape[0] == 2
 
 
 def test_a_bundle_with_the_cpu_form_only(demo_bundle: Path, tmp_path: Path) -> None:

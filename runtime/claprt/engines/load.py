@@ -60,8 +60,13 @@ def load_engine(
         return _tensorrt(bundle, tower, variant, backend, device)
     files = [bundle.located(entry) for entry in entries]
     if backend == "ort-cpu":
-        from claprt.engines.ort import OrtEngine
+        from claprt.engines.ort import OrtEngine, quantizes_half
 
+        if variant == "int8" and not quantizes_half():
+            raise BackendError(
+                f"this ONNX Runtime computes the variant int8 wrong on a CPU (before 1.30 it cuts off what it should "
+                f"round): {bundle.path}; build the bundle again, which gives int8-cpu, or install onnxruntime>=1.30"
+            )
         # The engine notes what the files are before they are hashed, and looks again when it reads them.
         engine = OrtEngine(files, inputs, dim, threads)
         for entry in entries:

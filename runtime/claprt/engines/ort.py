@@ -16,6 +16,7 @@ from claprt.errors import BackendError, BundleError
 from claprt.lazy import Lazy
 
 _ERRORS_ONLY = 3
+_QUANTIZES_HALF = (1, 30)
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -24,6 +25,16 @@ def default_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
+
+
+def quantizes_half() -> bool:
+    """Whether this ONNX Runtime quantizes FP16 right on a CPU, as the variant "int8" does everywhere.
+
+    Before 1.30 its QuantizeLinear of FP16 cuts the fraction off instead of rounding (microsoft/onnxruntime#32452).
+    """
+    import onnxruntime as ort
+
+    return tuple(int(part) for part in ort.__version__.split(".")[:2]) >= _QUANTIZES_HALF
 
 
 class OrtEngine:

@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from claprt.engines.ort import quantizes_half
 from claprt_export.checkpoint import Checkpoint
 from claprt_export.demo import sounds
+from claprt_export.on_cpu import written_out
 from claprt_export.precision.data import Batch, text_batches, waveform_batches
 
 TOWERS = ("audio", "fused", "text")
@@ -76,6 +78,8 @@ def run_onnx(model: onnx.ModelProto, batches: Sequence[Batch]) -> NDArray[np.flo
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    if not quantizes_half():
+        model = written_out(copy.deepcopy(model))
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     rows = [session.run(None, dict(zip(names, map(Tensor.numpy, batch), strict=True)))[0] for batch in batches]
