@@ -6,6 +6,7 @@ import ast
 import logging
 import warnings
 from collections.abc import Collection, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import onnx
 import torch
 
 from claprt.bundle import sha256_file
+from claprt.engines.ort import first_line
 from claprt.errors import ExportError
 from claprt.manifest import FileEntry, Variant
 from claprt_export.checkpoint import Checkpoint
@@ -36,6 +38,9 @@ def export_audio_tower(checkpoint: Checkpoint, path: Path) -> AudioTower:
     """Write the audio tower: `input_features` (batch, channels, frames, mels), [`is_longer`] -> `audio_embeds`.
 
     Returns the tower that was written.
+
+    Raises:
+        ExportError: torch or onnxscript is too old for it, or the graph is not what it must be.
     """
     tower = AudioTower(checkpoint.model, checkpoint.log_mel.frames).eval()
     channels = 4 if checkpoint.fusion else 1
@@ -54,6 +59,9 @@ def export_text_tower(checkpoint: Checkpoint, path: Path) -> TextTower:
     """Write the text tower: `input_ids`, `attention_mask` (batch, tokens) int64 -> `text_embeds`.
 
     Returns the tower that was written.
+
+    Raises:
+        ExportError: as `export_audio_tower`.
     """
     tower = TextTower(checkpoint.model).eval()
     ids = torch.full((2, 16), 3, dtype=torch.int64)
@@ -83,6 +91,11 @@ def _export(
                 output_names=[output],
                 verbose=False,
             )
+    except Exception as error:  # torch's, onnxscript's, onnx_ir's, ...: they share no class
+        raise ExportError(
+            f"torch {torch.__version__} and onnxscript {version('onnxscript')} cannot export {path.stem}: "
+            f"{_reason(error)}; install newer ones: pip install -U torch onnxscript"
+        ) from error
     finally:
         exporter_log.setLevel(level)
     assert program is not None
@@ -91,6 +104,13 @@ def _export(
     _strip(model)
     save(model, path)
     check(path, inputs=list(dynamic), output=output)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what was raised first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
 
 
 def _name_after_modules(model: onnx.ModelProto) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from claprt.errors import ExportError
 from claprt_export import graph
+from claprt_export.checkpoint import load_checkpoint
 from tests.export.helpers import Exported
 
 
@@ -75,3 +78,26 @@ def test_weights_go_beside_the_graph_only_when_they_must(tmp_path: Path, monkeyp
     graph.save(model, tmp_path / "large.onnx")
     assert (tmp_path / "large.onnx.data").stat().st_size >= 16_000
     graph.check(tmp_path / "large.onnx", ["x"], "y")
+
+
+def test_libraries_that_cannot_export_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.9 fails so, in pages: one line says what failed first, and what to do."""
+
+    def fail(*args: Any, **named: Any) -> None:
+        try:
+            raise ValueError("Constraints violated (batch, tokens)!\n  - Not all values")
+        except ValueError as error:
+            raise RuntimeError("Failed to export the model.\n\n## Exception summary") from error
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    checkpoint = load_checkpoint("demo")
+    for export in (graph.export_audio_tower, graph.export_text_tower):
+        with pytest.raises(ExportError) as caught:
+            export(checkpoint, tmp_path / "tower.fp32.onnx")
+        message = str(caught.value)
+        assert message.startswith(f"torch {torch.__version__} and onnxscript ")
+        assert message.endswith(
+            "cannot export tower.fp32: Constraints violated (batch, tokens)!; install newer ones: "
+            "pip install -U torch onnxscript"
+        )
+    assert not list(tmp_path.iterdir())

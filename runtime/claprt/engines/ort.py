@@ -168,6 +168,6 @@ def _stamp(files: Sequence[Path]) -> list[tuple[int, ...]]:
     return stamps
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of another library's message, for quoting in ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
